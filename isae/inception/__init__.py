@@ -1,1 +1,7 @@
-"""isae.inception"""
+"""InceptionV1 and torchvision's GoogLeNet: layers, weights, preprocessing, activations."""
+
+from isae.inception.layers import LayerInfo, layer_table
+from isae.inception.loading import load_model
+from isae.inception.network import Network, WeightsInfo
+
+__all__ = ["LayerInfo", "Network", "WeightsInfo", "layer_table", "load_model"]
