@@ -1,0 +1,47 @@
+"""From the text after `--images` to an image source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isae.config import check
+from isae.errors import ImageError
+from isae.images.base import ImageSource, SubsetSource
+from isae.images.folder import FolderSource
+from isae.images.synthetic import SyntheticSource
+
+
+def open_source(spec: str, *, seed: int = 0, limit: int | None = None) -> ImageSource:
+    """The pictures that `spec` names.
+
+    - an existing folder: a tree of photos, class = first folder below it;
+    - synthetic:N: N procedural pictures from `seed`.
+
+    `limit` takes that many of them, a fair sample drawn by `seed`, in their order. Raises
+    ImageError for a source that is missing, empty or of an unknown form.
+    """
+    check(limit is None or limit >= 1, "--limit of at least 1", limit)
+    source = _open(spec, seed)
+    if limit is None or limit >= len(source):
+        return source
+    return SubsetSource(source, limit, seed)
+
+
+def _open(spec: str, seed: int) -> ImageSource:
+    if spec.startswith("synthetic:"):
+        return _open_synthetic(spec, seed)
+    if Path(spec).is_dir():
+        return FolderSource(Path(spec), spec)
+    raise ImageError(
+        f"expected a folder of photos or synthetic:N, found '{spec}', which is neither; "
+        "check the path"
+    )
+
+
+def _open_synthetic(spec: str, seed: int) -> ImageSource:
+    number = spec.removeprefix("synthetic:")
+    if not number.isdecimal() or int(number) < 1:
+        raise ImageError(
+            f"expected synthetic:N with a whole number N of at least 1, found '{spec}'"
+        )
+    return SyntheticSource(int(number), seed, spec)
