@@ -1,0 +1,161 @@
+"""`isae-store`: build, info, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isae import cli
+from isae.store.build import build_store
+from isae.store.config import BuildConfig
+from isae.store.manifest import Manifest
+from isae.store.reader import open_store
+from isae.store.verify import verify_store
+
+EXIT_DAMAGED = 1
+
+app = cli.new_app("Build, describe and check activation stores.")
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
+
+
+@app.command()
+def build(
+    images: Annotated[
+        str,
+        typer.Option(
+            help="Folder of photos, tar shards, torchvision:NAME:ROOT, or synthetic:N.",
+        ),
+    ],
+    layers: Annotated[str, typer.Option(help="Layers, separated by commas: mixed4a,mixed4b.")],
+    out: Annotated[str, typer.Option(help="Folder of the new store.")],
+    model: Annotated[str, typer.Option(help="inceptionv1 or googlenet.")] = "inceptionv1",
+    weights: Annotated[
+        str, typer.Option(help="default, a path, random:SEED, or inception5h.")
+    ] = "default",
+    positions: Annotated[
+        str, typer.Option(help="Places per image: all, N, or N:norm:LAYER.")
+    ] = "all",
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels; default: the weights' own.")
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Share of the images that no training may see.")
+    ] = 0.05,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.")] = 32,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0 for none.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: cli.SeedOption = 0,
+    limit: Annotated[int | None, typer.Option(help="Only a fair sample of LIMIT images.")] = None,
+    max_bad: Annotated[
+        int | None,
+        typer.Option(
+            help="More unreadable images are an error; default: the larger of 10 and 1 %."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a store that is there.")] = False,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
+    """Store the activations of images: decode, forward pass, shuffle, compress."""
+    config = BuildConfig(
+        images=images,
+        layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        out=out,
+        model=model,
+        weights=weights,
+        positions=positions,
+        dtype=dtype,
+        size=size,
+        holdout=holdout,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        seed=seed,
+        limit=limit,
+        max_bad=max_bad,
+    )
+    manifest = build_store(config, overwrite=overwrite, reporter=cli.reporter(quiet))
+    results = summarise(out, manifest)
+    cli.finish(results, as_json=as_json, lines=lambda: describe(results))
+
+
+@app.command()
+def info(store: StorePath, as_json: cli.JsonOption = False, quiet: cli.QuietOption = False) -> None:
+    """Say what a store holds and how it was made."""
+    opened = open_store(store)
+    results = summarise(store, opened.manifest)
+    cli.finish(results, as_json=as_json, lines=lambda: describe(results))
+
+
+@app.command()
+def verify(
+    store: StorePath, as_json: cli.JsonOption = False, quiet: cli.QuietOption = False
+) -> None:
+    """Check every file and every chunk; exit code 1 if anything is wrong."""
+    problems = verify_store(store, reporter=cli.reporter(quiet))
+    results = {"store": str(Path(store)), "ok": not problems, "problems": problems}
+    text = "\n".join(problems) if problems else f"{store}: every file and every row is whole"
+    cli.finish(results, as_json=as_json, lines=text)
+    if problems:
+        raise typer.Exit(EXIT_DAMAGED)
+
+
+def summarise(path: str, manifest: Manifest) -> dict[str, Any]:
+    """The results of `build` and `info`: the manifest, with sizes instead of the list of files."""
+    files = manifest["files"]
+    item = 2 if manifest["dtype"] == "float16" else 4
+    layers = {}
+    for name, layer in manifest["layers"].items():
+        stored = sum(one["bytes"] for file, one in files.items() if file.startswith(layer["array"]))
+        raw = layer["rows"] * layer["channels"] * item
+        layers[name] = {**layer, "stored_bytes": stored, "raw_bytes": raw}
+    return {
+        "store": str(Path(path)),
+        **{key: value for key, value in manifest.items() if key not in ("files", "layers")},
+        "layers": layers,
+        "stored_bytes": sum(one["bytes"] for one in files.values()),
+        "raw_bytes": sum(layer["raw_bytes"] for layer in layers.values()),
+        "files": len(files),
+    }
+
+
+def describe(results: dict[str, Any]) -> str:
+    """The same for a person, within 80 columns."""
+    images, model, measured = results["images"], results["model"], results["measured"]
+    bad = images["unreadable"]["count"]
+    unreadable = f", {bad} unreadable" if bad else ""
+    lines = [
+        f"store      {results['store']}",
+        f"images     {images['used']:,} of {images['spec']}",
+        f"           {images['held_out']:,} held out{unreadable}; {results['size']} pixels",
+        f"model      {model['name']}, weights {model['weights']}",
+        f"positions  {results['positions']}, {results['dtype']}, seed {results['seed']}",
+        f"content    {results['content_id'][:16]}",
+        f"built      {results['finished']}, {measured['images_per_second']:,.1f} images/s, "
+        f"{measured['extract_seconds'] + measured['write_seconds']:,.0f} s in all",
+        f"on disk    {results['stored_bytes'] / 1e6:,.1f} MB, "
+        f"raw {results['raw_bytes'] / 1e6:,.1f} MB",
+        "",
+        f"{'layer':<14}{'channels':>9}{'grid':>8}{'rows':>12}{'held out':>11}{'MB':>9}{'ratio':>8}",
+    ]
+    for name, layer in results["layers"].items():
+        grid = "x".join(str(side) for side in layer["grid"])
+        held_out = layer["rows"] - layer["train_rows"]
+        ratio = layer["raw_bytes"] / max(layer["stored_bytes"], 1)
+        lines.append(
+            f"{name:<14}{layer['channels']:>9}{grid:>8}{layer['rows']:>12,}{held_out:>11,}"
+            f"{layer['stored_bytes'] / 1e6:>9,.1f}{ratio:>8.2f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of `isae-store`."""
+    cli.main(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The images table of a store, and which images are held out.
+
+Columns: image (row number, as in the index arrays), name, label, split ('train', 'holdout', or
+'unreadable' for a file that could not be decoded), width and height in pixels before resizing
+(null if unreadable), then the source's own columns. Written a row group at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isae.images import ImageSource
+from isae.randomness import hash64, keyed_seed
+
+GROUP_ROWS = 8192
+TRAIN, HOLDOUT, UNREADABLE = "train", "holdout", "unreadable"
+_TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64()}
+
+
+class Split:
+    """Which images are held out: round(share * images) of them, by hash of (seed, image).
+
+    At least one image is held out if the share is above zero and there are two images.
+    Takes 8 bytes an image for a moment, then none: an image is held out if its hash is at most
+    the smallest hashes' bound.
+    """
+
+    def __init__(self, seed: int, images: int, share: float) -> None:
+        self.stream = keyed_seed(seed, "holdout")
+        self.count = round(share * images)
+        if share > 0 and images > 1:
+            self.count = min(max(self.count, 1), images - 1)
+        self.bound: np.uint64 | None = None
+        if self.count:
+            keys = hash64(self.stream, np.arange(images))
+            self.bound = np.uint64(np.partition(keys, self.count - 1)[self.count - 1])
+
+    def held_out(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each image is held out."""
+        if self.bound is None:
+            return np.zeros(len(images), dtype=np.bool_)
+        return hash64(self.stream, images) <= self.bound
+
+
+class ImagesTable:
+    """Writes the images table in order of the images, a row group at a time."""
+
+    def __init__(self, path: Path, source: ImageSource, split: Split) -> None:
+        self.source, self.split = source, split
+        fields = [("image", pa.int64()), ("name", pa.string()), ("label", pa.string())]
+        fields += [("split", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
+        fields += [(name, _TYPES[kind]) for name, kind in source.columns.items()]
+        self.schema = pa.schema(fields)
+        self.writer = pq.ParquetWriter(path, self.schema, compression="zstd")
+        self.rows: list[dict[str, Any]] = []
+        self.images = 0
+
+    def add(self, sizes: dict[int, tuple[int, int]], images: Sequence[int]) -> None:
+        """Add the next images in order; `sizes` has (width, height) of the readable ones."""
+        held_out = self.split.held_out(np.asarray(images, dtype=np.int64))
+        for image, out in zip(images, held_out, strict=True):
+            width, height = sizes.get(image, (None, None))
+            split = UNREADABLE if width is None else HOLDOUT if out else TRAIN
+            head = {"image": image, "split": split, "width": width, "height": height}
+            self.rows.append({**self.source.row(image), **head})
+        self.images += len(images)
+        if len(self.rows) >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+            self.rows = []
+
+    def __enter__(self) -> ImagesTable:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._flush()
+        self.writer.close()

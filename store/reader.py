@@ -1,0 +1,238 @@
+"""Read a store: `open_store(path)`.
+
+Nothing is read that was not checked: every chunk carries a checksum, and a shard file that is
+missing or has another size than the manifest says is an error (Zarr alone would return the fill
+value for it). Only whole chunks are asked of Zarr, then cut in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+
+from isae.errors import StoreCorruptError, unknown_name
+from isae.files import sha256
+from isae.store import manifest
+from isae.store.batches import shuffled_batches
+from isae.store.layout import (
+    IMAGES,
+    INDEX,
+    STATISTICS,
+    shard_count,
+    shard_file,
+    zarrs_pipeline,
+)
+from isae.store.statistics import ChannelStatistics, load_statistics
+
+Array = npt.NDArray[Any]
+Rows = SupportsIndex | slice | Sequence[int] | npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """One layer of a store."""
+
+    name: str
+    channels: int
+    rows: int
+    """All rows; [0, train_rows) are of training images, the rest of held-out images."""
+    train_rows: int
+    grid: tuple[int, int]
+    """Cells (H, W) of the layer's map."""
+    stride: int
+    receptive_field: int
+    branches: Mapping[str, tuple[int, int]]
+    """Channel range [start, stop) of each branch; empty if the layer has none."""
+    dtype: str
+    array: str
+    """Path of the array inside the store."""
+    note: str = ""
+    """What a reader must know of this layer's branches."""
+
+
+class StoredArray:
+    """Rows of one array [rows, columns]; index with an int, a slice, or integers."""
+
+    def __init__(self, root: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
+        self.path, self.name = root / name, name
+        with zarrs_pipeline():
+            try:
+                array = zarr.open_array(root / name, mode="r", zarr_format=3)
+            except Exception as error:
+                raise _damaged(self.path, f"{type(error).__name__}: {error}") from error
+        self.array = array
+        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
+        self.dtype = array.dtype
+        self.chunk_rows = int(array.chunks[0])
+        self.shard_rows = int((array.shards or array.chunks)[0])
+        shards = range(shard_count(self.shape[0], self.shard_rows))
+        self.sizes = [files[f"{name}/c/{shard}/0"]["bytes"] for shard in shards]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Rows) -> Array:
+        """Rows as NumPy, in the stored dtype: [C] for an int, else [R, C].
+
+        Raises IndexError out of range, StoreCorruptError if a file is missing or damaged.
+        """
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._range(start, max(start, stop))
+            return self[np.arange(start, stop, step)]
+        if isinstance(rows, SupportsIndex) and not isinstance(rows, np.ndarray):
+            row: Array = self[np.asarray([int(rows)])][0]
+            return row
+        return self._gather(np.asarray(rows))
+
+    def check_sizes(self) -> None:
+        """Raise StoreCorruptError unless every shard file has the size that was written."""
+        for shard in range(len(self.sizes)):
+            self._check_shard(shard)
+
+    def _range(self, start: int, stop: int) -> Array:
+        first = start // self.chunk_rows * self.chunk_rows
+        last = min(-(-stop // self.chunk_rows) * self.chunk_rows, len(self))
+        if start >= stop:
+            return np.empty((0, self.shape[1]), dtype=self.dtype)
+        return self._read(first, last)[start - first : stop - first]
+
+    def _gather(self, rows: Array) -> Array:
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows) if len(rows) == len(self) else rows
+        if rows.size and rows.dtype.kind not in "iu":
+            raise IndexError(f"expected integer rows, a slice or a mask of {len(self)} rows")
+        rows = rows.astype(np.int64)
+        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"expected rows in [0, {len(self)}), found {rows.min()}, {rows.max()}")
+        rows = np.where(rows < 0, rows + len(self), rows)
+        found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        order = np.argsort(rows, kind="stable")
+        chunks, starts = np.unique(rows[order] // self.chunk_rows, return_index=True)
+        for chunk, members in zip(chunks, np.split(order, starts[1:]), strict=True):
+            first = int(chunk) * self.chunk_rows
+            block = self._read(first, min(first + self.chunk_rows, len(self)))
+            found[members] = block[rows[members] - first]
+        return found
+
+    def _read(self, first: int, last: int) -> Array:
+        for shard in range(first // self.shard_rows, shard_count(last, self.shard_rows)):
+            self._check_shard(shard)
+        try:
+            block: Array = np.asarray(self.array[first:last])
+        except Exception as error:
+            raise _damaged(self.path, f"rows {first} to {last}: {error}") from error
+        return block
+
+    def _check_shard(self, shard: int) -> None:
+        path = shard_file(self.path, shard)
+        size = path.stat().st_size if path.is_file() else None
+        if size != self.sizes[shard]:
+            found = "no file" if size is None else f"{size} bytes"
+            raise _damaged(path, f"{found} instead of {self.sizes[shard]} bytes")
+
+
+class Store:
+    """A complete store, opened for reading. Cheap to open; reads on demand."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = manifest.read(self.path)
+        self.layers = {
+            name: StoredLayer(
+                name=name,
+                channels=one["channels"],
+                rows=one["rows"],
+                train_rows=one["train_rows"],
+                grid=(one["grid"][0], one["grid"][1]),
+                stride=one["stride"],
+                receptive_field=one["receptive_field"],
+                branches={key: (low, high) for key, (low, high) in one["branches"].items()},
+                dtype=self.manifest["dtype"],
+                array=one["array"],
+                note=one["note"],
+            )
+            for name, one in self.manifest["layers"].items()
+        }
+        self._arrays: dict[str, StoredArray] = {}
+
+    @property
+    def content_id(self) -> str:
+        """SHA-256 that names the contents; equal ids are equal contents."""
+        return str(self.manifest["content_id"])
+
+    def layer(self, name: str) -> StoredLayer:
+        """One layer; UnknownNameError with the nearest names if the store does not have it."""
+        if name not in self.layers:
+            raise unknown_name("layer in this store", name, self.layers)
+        return self.layers[name]
+
+    def activations(self, layer: str) -> StoredArray:
+        """The activations of a layer: `store.activations("mixed4a")[0:100]` -> [100, C]."""
+        return self._open(self.layer(layer).array)
+
+    def positions(self, layer: str) -> StoredArray:
+        """(image, y, x) of every row of a layer's grid, int32 [rows, 3]."""
+        return self._open(f"{self.layer(layer).array.rpartition('/')[0]}/{INDEX}")
+
+    @cached_property
+    def images(self) -> pa.Table:
+        """The images table (see store/images_table.py)."""
+        return self._checked(IMAGES, pq.read_table)
+
+    def statistics(self, layer: str) -> ChannelStatistics:
+        """Per-channel statistics of a layer's training rows."""
+        self.layer(layer)
+        found: ChannelStatistics = self._checked(
+            STATISTICS, lambda path: load_statistics(path, layer)
+        )
+        return found
+
+    def batches(
+        self, layer: str, batch_size: int, *, seed: int, start_batch: int = 0
+    ) -> Iterator[Array]:
+        """Endless shuffled batches [batch_size, C] of training rows (see store/batches.py)."""
+        array = self.activations(layer)
+        rows = self.layer(layer).train_rows
+        return shuffled_batches(array, rows, batch_size, seed=seed, start_batch=start_batch)
+
+    def _open(self, name: str) -> StoredArray:
+        if name not in self._arrays:
+            array = StoredArray(self.path, name, self.manifest["files"])
+            array.check_sizes()
+            self._arrays[name] = array
+        return self._arrays[name]
+
+    def _checked(self, name: str, read: Any) -> Any:
+        """Read a small file after its hash was compared with the manifest's."""
+        path = self.path / name
+        expected = self.manifest["files"][name]["sha256"]
+        if not path.is_file() or sha256(path) != expected:
+            raise _damaged(path, "no file or another SHA-256 than the manifest's")
+        return read(path)
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a complete store for reading.
+
+    Raises StoreError (nothing there, or not a store), StoreIncompleteError (its build did not
+    finish) or StoreCorruptError (a file is missing or damaged).
+    """
+    return Store(path)
+
+
+def _damaged(path: Path, found: str) -> StoreCorruptError:
+    return StoreCorruptError(
+        f"expected {path} as it was written, found {found}; run isae-store verify for a full "
+        "list, then restore the file from a copy or build the store again with --overwrite"
+    )

@@ -1,0 +1,112 @@
+"""Per-channel statistics of the training images' rows, exact and independent of batch sizes.
+
+mean_c = sum_r x_rc / R, var_c = sum_r (x_rc - mean_c)^2 / R (population variance), max_c, and the
+share of rows with x_rc != 0. Sums are taken in float64 over fixed blocks of rows in stored order
+and joined by Chan's formula (Chan, Golub and LeVeque 1983), so the result depends on the stored
+rows alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file, save_file
+
+from isae.errors import StoreCorruptError
+from isae.files import atomic_path
+
+Floats = npt.NDArray[np.float64]
+BLOCK_ROWS = 1024
+FIELDS = ("mean_C", "var_C", "max_C", "nonzero_C")
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Statistics over `count` rows; arrays are float64 [channels]."""
+
+    count: int
+    mean_C: Floats
+    var_C: Floats
+    max_C: Floats
+    nonzero_C: Floats
+
+    @property
+    def total_variance(self) -> float:
+        """Sum of the channels' variances."""
+        return float(self.var_C.sum())
+
+
+class Accumulator:
+    """Takes rows in stored order, in pieces of any size, and gives their ChannelStatistics."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.mean_C = torch.zeros(channels, dtype=torch.float64)
+        self.m2_C = torch.zeros(channels, dtype=torch.float64)
+        self.max_C = torch.full((channels,), -torch.inf, dtype=torch.float64)
+        self.nonzero_C = torch.zeros(channels, dtype=torch.float64)
+        self.pending: list[npt.NDArray[np.generic]] = []
+        self.pending_rows = 0
+
+    def add(self, rows_RC: npt.NDArray[np.generic]) -> None:
+        """Add rows [R, C]; they are kept until a block is full."""
+        self.pending.append(rows_RC)
+        self.pending_rows += len(rows_RC)
+        if self.pending_rows >= BLOCK_ROWS:
+            rows = np.concatenate(self.pending)
+            whole = len(rows) // BLOCK_ROWS * BLOCK_ROWS
+            for start in range(0, whole, BLOCK_ROWS):
+                self._add_block(rows[start : start + BLOCK_ROWS])
+            self.pending = [rows[whole:].copy()]
+            self.pending_rows = len(rows) - whole
+
+    def finish(self) -> ChannelStatistics:
+        """The statistics of all rows added."""
+        if self.pending_rows:
+            self._add_block(np.concatenate(self.pending))
+            self.pending, self.pending_rows = [], 0
+        count = max(self.count, 1)
+        arrays = (self.mean_C, self.m2_C / count, self.max_C, self.nonzero_C / count)
+        return ChannelStatistics(self.count, *(array.numpy().copy() for array in arrays))
+
+    def _add_block(self, rows_RC: npt.NDArray[np.generic]) -> None:
+        block = torch.from_numpy(np.ascontiguousarray(rows_RC)).to(torch.float64)
+        size = len(block)
+        mean = block.mean(dim=0)
+        delta = mean - self.mean_C
+        total = self.count + size
+        self.m2_C += (block - mean).square().sum(dim=0) + delta.square() * (
+            self.count * size / total
+        )
+        self.mean_C += delta * (size / total)
+        self.max_C = torch.maximum(self.max_C, block.amax(dim=0))
+        self.nonzero_C += (block != 0).sum(dim=0)
+        self.count = total
+
+
+def save_statistics(path: Path, statistics: dict[str, ChannelStatistics]) -> None:
+    """Write the statistics of all layers as one safetensors file, atomically."""
+    tensors: dict[str, npt.NDArray[np.generic]] = {}
+    for layer, one in statistics.items():
+        tensors[f"{layer}.count"] = np.asarray([one.count], dtype=np.int64)
+        for field in FIELDS:
+            tensors[f"{layer}.{field}"] = np.ascontiguousarray(getattr(one, field))
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_statistics(path: Path, layer: str) -> ChannelStatistics:
+    """Read one layer's statistics; StoreCorruptError if the file does not hold them."""
+    try:
+        tensors = load_file(path)
+        fields = {field: tensors[f"{layer}.{field}"] for field in FIELDS}
+        return ChannelStatistics(int(tensors[f"{layer}.count"][0]), **fields)
+    except Exception as error:
+        raise StoreCorruptError(
+            f"expected channel statistics of {layer} in {path}, found {type(error).__name__}: "
+            f"{error}; run isae-store verify, and build the store again"
+        ) from error
