@@ -8,6 +8,8 @@ from isae.config import check
 from isae.errors import ImageError
 from isae.images.base import ImageSource, SubsetSource
 from isae.images.folder import FolderSource
+from isae.images.patterns import is_shards, shard_paths
+from isae.images.shards import ShardSource
 from isae.images.synthetic import SyntheticSource
 
 
@@ -15,6 +17,8 @@ def open_source(spec: str, *, seed: int = 0, limit: int | None = None) -> ImageS
     """The pictures that `spec` names.
 
     - an existing folder: a tree of photos, class = first folder below it;
+    - tar shards: `photos.tar`, `train-{0000..0009}.tar`, `*.tar`, or `@list.txt` (one per line);
+    - torchvision:NAME:FOLDER[:SPLIT] (torchvision:FakeData:N): a data set that is on the disk;
     - synthetic:N: N procedural pictures from `seed`.
 
     `limit` takes that many of them, a fair sample drawn by `seed`, in their order. Raises
@@ -32,9 +36,16 @@ def _open(spec: str, seed: int) -> ImageSource:
         return _open_synthetic(spec, seed)
     if Path(spec).is_dir():
         return FolderSource(Path(spec), spec)
+    if spec.startswith("torchvision:"):
+        from isae.images.torchvision_sets import TorchvisionSource
+
+        return TorchvisionSource(spec)
+    if is_shards(spec):
+        return ShardSource(shard_paths(spec), spec)
+    found = "a file that is no tar shard" if Path(spec).exists() else "nothing of that name"
     raise ImageError(
-        f"expected a folder of photos or synthetic:N, found '{spec}', which is neither; "
-        "check the path"
+        f"expected a folder of photos, tar shards, torchvision:NAME:FOLDER or synthetic:N for "
+        f"'{spec}', found {found}; check the path"
     )
 
 

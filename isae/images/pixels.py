@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -43,15 +44,22 @@ def decode_rgb(data: bytes) -> U8:
     """Pixels uint8 [H, W, 3] of a picture file's bytes; raises UnreadableError with the reason."""
     if not data:
         raise UnreadableError("the file is empty")
+
+    def decode() -> U8:
+        with Image.open(io.BytesIO(data)) as image:
+            return to_rgb(image)
+
+    return guarded(decode)
+
+
+def guarded(decode: Callable[[], U8]) -> U8:
+    """Call `decode`; whatever a broken picture makes it raise becomes UnreadableError."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of harmless flaws (broken EXIF) and of large pictures, checked below.
+            # Pillow warns of harmless flaws (broken EXIF) and of large pictures, which to_rgb
+            # refuses.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UnreadableError(f"{width} x {height} is over {MAX_PIXELS:,} pixels")
-                return to_rgb(image)
+            return decode()
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -63,6 +71,9 @@ def decode_rgb(data: bytes) -> U8:
 
 def to_rgb(image: Image.Image) -> U8:
     """Pixels uint8 [H, W, 3] of an opened picture, by the decoding half of RESIZE_RULE."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableError(f"{width} x {height} is over {MAX_PIXELS:,} pixels")
     transpose = _TRANSPOSES.get(_orientation(image))
     image.load()
     if image.mode == "F":
