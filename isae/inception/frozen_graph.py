@@ -51,7 +51,7 @@ def read_frozen_graph(path: Path) -> tuple[dict[str, Tensor], dict[str, LrnConst
 def _parse(path: Path) -> list[Any]:
     from tensorboard.compat.proto import graph_pb2
 
-    graph = graph_pb2.GraphDef()  # type: ignore[attr-defined]
+    graph = graph_pb2.GraphDef()
     graph.ParseFromString(path.read_bytes())
     if not len(graph.node):
         raise ValueError("it has no nodes")
@@ -59,7 +59,7 @@ def _parse(path: Path) -> list[Any]:
 
 
 def _is_weight(node: Any) -> bool:
-    return node.op == "Const" and node.name.endswith(("_w", "_b"))
+    return bool(node.op == "Const" and node.name.endswith(("_w", "_b")))
 
 
 def _key(name: str) -> str:

@@ -213,7 +213,8 @@ def layer_table(name: str) -> Mapping[str, LayerInfo]:
     if name not in _TRUNKS:
         raise unknown_name("model", name, MODELS)
     table: dict[str, LayerInfo] = {}
-    channels, stride, receptive, steps = 3, 1, 1, ()
+    channels, stride, receptive = 3, 1, 1
+    steps: tuple[Step, ...] = ()
     for op in _TRUNKS[name]:
         channels = op.out_channels(channels)
         steps = (*steps, op.step)

@@ -52,16 +52,20 @@ def load_model(
         raise ConfigError(
             f"expected dtype float32, bfloat16 or float64, found {dtype}; use one of those"
         )
-    if name == "googlenet":
-        from isae.inception.googlenet import load_googlenet
-
-        network: Network = load_googlenet(weights)
-    else:
-        network = _load_inception(weights)
-    return network.to(device=place, dtype=dtype, memory_format=torch.channels_last)
+    # PyTorch's modules draw initial values that are overwritten: leave the caller's stream alone.
+    with torch.random.fork_rng(devices=[]):
+        network = _load_googlenet(weights) if name == "googlenet" else _load_inception(weights)
+    return network.to(place, dtype).to(memory_format=torch.channels_last)
 
 
-def _load_inception(spec: str) -> InceptionV1:
+def _load_googlenet(spec: str) -> Network:
+    # Imported here since torchvision takes a second to import.
+    from isae.inception.googlenet import load_googlenet
+
+    return load_googlenet(spec)
+
+
+def _load_inception(spec: str) -> Network:
     seed = random_seed(spec)
     if seed is not None:
         return _random_inception(spec, seed)
@@ -90,7 +94,9 @@ def _random_inception(spec: str, seed: int) -> InceptionV1:
     network = InceptionV1(WeightsInfo(spec, None, ""), class_count=RANDOM_CLASSES)
     network.load_public_state(
         {
-            key: he_normal(seed, key, tuple(tensor.shape)) if tensor.ndim > 1 else tensor * 0
+            key: he_normal(seed, key, tuple(tensor.shape))
+            if tensor.ndim > 1
+            else torch.zeros_like(tensor)
             for key, tensor in network.public_state().items()
         }
     )

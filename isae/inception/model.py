@@ -87,8 +87,8 @@ class LocalResponseNorm(nn.Module):
         c = self.constants
         exact = x_BCHW if x_BCHW.dtype == torch.float64 else x_BCHW.float()
         sums = F.conv2d(exact * exact, self.band.to(exact.dtype))
-        base = sums * (c.alpha / c.size) + c.k
-        scale = base.rsqrt() if c.beta == 0.5 else base.pow(-c.beta)
+        base = sums.mul_(c.alpha / c.size).add_(c.k)
+        scale = base.rsqrt_() if c.beta == 0.5 else base.pow(-c.beta)
         return (exact * scale).to(x_BCHW.dtype)
 
 
@@ -105,7 +105,8 @@ class InceptionBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, sum of the branches' widths, H, W]."""
-        one, three, five = F.relu_(self.reduce(x_BCHW)).split(self.widths.reduced, dim=1)
+        reduced = F.relu_(self.reduce(x_BCHW))
+        one, three, five = torch.split(reduced, list(self.widths.reduced), dim=1)
         branches = (self.three(three), self.five(five), self.pool(same_max_pool(x_BCHW, POOL)))
         return torch.cat([one, *(F.relu_(branch) for branch in branches)], dim=1)
 
@@ -185,11 +186,10 @@ class InceptionV1(Network):
                 views |= _views(name, module)
             elif isinstance(module, InceptionBlock):
                 parts = (f"{name}_1x1", f"{name}_3x3_bottleneck", f"{name}_5x5_bottleneck")
-                rows = module.widths.reduced
-                for part, weight, bias in zip(
-                    parts, module.reduce.weight.split(rows), _bias(module.reduce).split(rows),
-                    strict=True,
-                ):  # fmt: skip
+                rows = list(module.widths.reduced)
+                weights = torch.split(module.reduce.weight, rows)
+                biases = torch.split(_bias(module.reduce), rows)
+                for part, weight, bias in zip(parts, weights, biases, strict=True):
                     views[f"{part}_pre_relu_conv.weight"] = weight
                     views[f"{part}_pre_relu_conv.bias"] = bias
                 views |= _views(f"{name}_3x3", module.three)

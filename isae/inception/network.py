@@ -1,12 +1,17 @@
 """What every network of isae offers: checked pixels in, named activations and logits out.
 
+On a CPU the network runs on chunks of exactly CHUNK images, the last one filled up with black
+pictures: the convolution library picks its order of summation by the shape of the batch, so only
+one fixed shape gives an image the same bits whatever batch it comes in. (Small chunks also stay in
+the cache: 8 or 16 images a time are 25 % faster than 64.) On a GPU the whole batch runs at once.
+
 Legend: B images, C channels, H rows, W columns.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,8 @@ from torch import Tensor, nn
 
 from isae.errors import DataError, unknown_name
 from isae.inception.layers import LayerInfo, layer_table
+
+CHUNK = 8
 
 
 @dataclass(frozen=True)
@@ -66,19 +73,26 @@ class Network(nn.Module):
         after the last layer asked for. Maps are float32 (float64 for a float64 network) whatever
         the dtype inside, and lie in memory channels last, so that
         `.permute(0, 2, 3, 1).reshape(-1, C)` copies nothing. Gradients flow to `images_BCHW` where
-        it requires them. Raises UnknownNameError for a layer, DataError for pixels of the wrong
-        shape, dtype or range.
+        it requires them. On a CPU an image's maps are the same bits whatever the batch and the
+        layers asked for, as long as the number of threads is the same; otherwise, and on a GPU,
+        they agree to the rounding of the dtype inside. Raises UnknownNameError for a layer,
+        DataError for pixels of the wrong shape, dtype or range.
         """
         wanted = list(dict.fromkeys(layers))
         for layer in wanted:
             if layer not in self.layers:
                 raise unknown_name(f"layer of {self.name}", layer, self.layers)
-        maps = self._maps(self._prepared(images_BCHW), wanted)
-        return {layer: _plain(maps[layer]) for layer in wanted}
+        check_pixels(images_BCHW)
+        chunks = [self._maps(chunk, wanted) for chunk in self._chunks(images_BCHW)]
+        return {
+            layer: _joined([maps[layer] for maps in chunks], len(images_BCHW)) for layer in wanted
+        }
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Class scores before the softmax for pixels as in `activations` -> float [B, classes]."""
-        return _plain(self._logits(self._prepared(images_BCHW)))
+        check_pixels(images_BCHW)
+        chunks = [self._logits(chunk) for chunk in self._chunks(images_BCHW)]
+        return _joined(chunks, len(images_BCHW))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """The same as `logits`."""
@@ -106,15 +120,16 @@ class Network(nn.Module):
     def _preprocess(self, pixels_BCHW: Tensor) -> Tensor:
         """The network's own input for float pixels 0..255, fp32 or fp64."""
 
-    def _prepared(self, images_BCHW: Tensor) -> Tensor:
-        check_pixels(images_BCHW)
+    def _chunks(self, images_BCHW: Tensor) -> Iterator[Tensor]:
+        count = CHUNK if self.device.type == "cpu" else len(images_BCHW)
         exact = torch.float64 if self.dtype == torch.float64 else torch.float32
-        pixels = images_BCHW.to(self.device).to(exact)
-        # Shared by every layer: channels last is 2 to 15 times as fast on a CPU (pools most).
-        prepared: Tensor = self._preprocess(pixels).to(
-            dtype=self.dtype, memory_format=torch.channels_last
-        )
-        return prepared
+        for pixels in torch.split(images_BCHW, count):
+            if len(pixels) < count:
+                black = pixels.new_zeros((count - len(pixels), *pixels.shape[1:]))
+                pixels = torch.cat([pixels, black])
+            prepared = self._preprocess(pixels.to(self.device).to(exact)).to(self.dtype)
+            # Channels last is 2 to 15 times as fast as planes on a CPU (pools gain most).
+            yield prepared.contiguous(memory_format=torch.channels_last)
 
 
 def check_pixels(images: Any) -> None:
@@ -151,5 +166,7 @@ def check_pixels(images: Any) -> None:
         )
 
 
-def _plain(values: Tensor) -> Tensor:
+def _joined(chunks: list[Tensor], count: int) -> Tensor:
+    values = torch.cat(chunks) if len(chunks) > 1 else chunks[0]
+    values = values[:count]
     return values if values.dtype == torch.float64 else values.float()
