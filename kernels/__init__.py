@@ -1,1 +1,26 @@
-"""isae.kernels"""
+"""The operations of a sparse-autoencoder training step, one file each.
+
+Every operation has a plain torch `reference` and a compiled `cpu` path (numba) under one public
+name; `kernel="auto"` takes the compiled path where it can run. Shapes are written as suffixes:
+B rows (samples), D channels, N latents, K active latents per row.
+"""
+
+from isae.kernels.adam_update import adam_update
+from isae.kernels.column_sums import column_sums
+from isae.kernels.dispatch import KERNELS, choose_kernel
+from isae.kernels.sparse_decode import decode_residual, sparse_decode
+from isae.kernels.sparse_outer import LatentGroups, group_by_latent, sparse_outer
+from isae.kernels.topk_encode import topk_encode
+
+__all__ = [
+    "KERNELS",
+    "LatentGroups",
+    "adam_update",
+    "choose_kernel",
+    "column_sums",
+    "decode_residual",
+    "group_by_latent",
+    "sparse_decode",
+    "sparse_outer",
+    "topk_encode",
+]

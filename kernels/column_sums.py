@@ -1,0 +1,45 @@
+"""Sums of rows per channel, in float64, in an order that does not depend on threads.
+
+Shapes: B rows, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from isae.kernels.checks import check_tensor
+from isae.kernels.compiled import compiled, prange
+from isae.kernels.dispatch import choose_kernel
+
+Array = npt.NDArray[Any]
+STRIPE = 64
+
+
+def column_sums(x_BD: torch.Tensor, *, kernel: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """Per channel the sum over rows of x and of x^2 -> two float64 [D].
+
+    Raises KernelError unless x is a float32 or float64 matrix.
+    """
+    check_tensor("x", x_BD, (None, None))
+    if choose_kernel(kernel, x_BD.device) == "reference":
+        x64_BD = x_BD.detach().double()
+        return x64_BD.sum(0), x64_BD.square().sum(0)
+    sums_2D = torch.zeros(2, x_BD.shape[1], dtype=torch.float64)
+    _sum_stripes(x_BD.detach().contiguous().numpy(), STRIPE, sums_2D.numpy())
+    return sums_2D[0], sums_2D[1]
+
+
+@compiled(parallel=True)
+def _sum_stripes(x_BD: Array, stripe: int, sums_2D: Array) -> None:
+    rows, d = x_BD.shape
+    for part in prange((d + stripe - 1) // stripe):
+        start, stop = part * stripe, min(part * stripe + stripe, d)
+        for r in range(rows):
+            for c in range(start, stop):
+                value = np.float64(x_BD[r, c])
+                sums_2D[0, c] += value
+                sums_2D[1, c] += value * value

@@ -1,0 +1,234 @@
+"""Sparse decoding: a sum of k decoder rows per sample, and what training needs of it.
+
+    x_hat = sum_k values[k] W_dec[indices[k]] + b_dec
+
+The CPU path reads only the active decoder rows. `decode_residual` also takes the value gradients
+<r, W_dec[indices[k]]> while those rows are still in the cache.
+
+Shapes: B rows, D channels, N latents, K active latents.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.autograd.function import once_differentiable
+
+from isae.kernels.checks import check_indices, check_tensor
+from isae.kernels.compiled import SUMS, compiled, prange
+from isae.kernels.dispatch import choose_kernel
+from isae.kernels.sparse_outer import group_by_latent, sparse_outer
+
+Array = npt.NDArray[Any]
+
+
+class Residual(NamedTuple):
+    """What `decode_residual` gives: weighted residuals, value gradients, squared errors."""
+
+    r_BD: torch.Tensor
+    g_values_BK: torch.Tensor
+    squares_B: torch.Tensor
+
+
+def sparse_decode(
+    values_BK: torch.Tensor,
+    indices_BK: torch.Tensor,
+    W_dec_ND: torch.Tensor,
+    b_dec_D: torch.Tensor | None = None,
+    *,
+    kernel: str = "auto",
+) -> torch.Tensor:
+    """x_hat = sum_k values W_dec[indices] + b_dec -> [B, D], in the dtype of `values`.
+
+    float32 or float64; indices int64 in [0, N), repeated ones add up. Differentiable in values,
+    W_dec and b_dec. `kernel`: auto | reference | cpu. Raises KernelError for shapes, dtypes,
+    devices or indices that do not fit.
+    """
+    chosen = choose_kernel(kernel, values_BK.device)
+    _check(values_BK, indices_BK, W_dec_ND, b_dec_D)
+    if b_dec_D is None:
+        b_dec_D = values_BK.new_zeros(W_dec_ND.shape[1])
+    result: torch.Tensor = _SparseDecode.apply(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen)
+    return result
+
+
+def decode_residual(
+    values_BK: torch.Tensor,
+    indices_BK: torch.Tensor,
+    W_dec_ND: torch.Tensor,
+    b_dec_D: torch.Tensor,
+    x_BD: torch.Tensor,
+    weight_B: torch.Tensor,
+    *,
+    kernel: str = "auto",
+) -> Residual:
+    """Residual r = x_hat - x and the gradients of half the weighted squared error.
+
+    Of L = 1/2 sum_b weight_b ||x_hat_b - x_b||^2 this gives dL/dx_hat = weight r [B, D], dL/dvalues
+    = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], and ||r_b||^2 without the
+    weight as float64 [B]. Not differentiable. Raises KernelError as `sparse_decode` does.
+    """
+    chosen = choose_kernel(kernel, values_BK.device)
+    _check(values_BK, indices_BK, W_dec_ND, b_dec_D)
+    check_tensor("x", x_BD, (values_BK.shape[0], W_dec_ND.shape[1]), like=values_BK)
+    check_tensor("weight", weight_B, (values_BK.shape[0],), like=values_BK)
+    if chosen == "reference":
+        r_BD = decode_reference(values_BK, indices_BK, W_dec_ND, b_dec_D) - x_BD
+        squares_B = r_BD.double().square().sum(1)
+        r_BD = r_BD * weight_B[:, None]
+        g_BK = (r_BD @ W_dec_ND.T).gather(1, indices_BK)
+        return Residual(r_BD, torch.where(values_BK > 0, g_BK, 0.0), squares_B)
+    result = Residual(
+        torch.empty_like(x_BD, memory_format=torch.contiguous_format),
+        torch.empty_like(values_BK, memory_format=torch.contiguous_format),
+        torch.empty(values_BK.shape[0], dtype=torch.float64),
+    )
+    _decode_residual_rows(
+        *_arrays(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B), *_arrays(*result)
+    )
+    return result
+
+
+class _SparseDecode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values_BK: torch.Tensor,
+        indices_BK: torch.Tensor,
+        W_ND: torch.Tensor,
+        b_D: torch.Tensor,
+        kernel: str,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values_BK, indices_BK, W_ND)
+        ctx.kernel = kernel
+        decode = decode_cpu if kernel == "cpu" else decode_reference
+        return decode(values_BK, indices_BK, W_ND, b_D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_BD: torch.Tensor) -> tuple[Any, ...]:
+        values_BK, indices_BK, W_ND = ctx.saved_tensors
+        g_values = None
+        if ctx.needs_input_grad[0]:
+            g_values = _row_products(g_BD, indices_BK, W_ND, ctx.kernel)
+        groups = group_by_latent(values_BK, indices_BK, W_ND.shape[0], kernel=ctx.kernel)
+        g_W = sparse_outer(groups, values_BK, g_BD, kernel=ctx.kernel)
+        return g_values, None, g_W, g_BD.sum(0), None
+
+
+def decode_reference(
+    values_BK: torch.Tensor, indices_BK: torch.Tensor, W_ND: torch.Tensor, b_D: torch.Tensor
+) -> torch.Tensor:
+    """The definition, dense: scatter the values into [B, N] and multiply (no checks)."""
+    z_BN = values_BK.new_zeros(values_BK.shape[0], W_ND.shape[0])
+    return z_BN.scatter_add(1, indices_BK, values_BK) @ W_ND + b_D
+
+
+def decode_cpu(
+    values_BK: torch.Tensor, indices_BK: torch.Tensor, W_ND: torch.Tensor, b_D: torch.Tensor
+) -> torch.Tensor:
+    """The compiled path (no checks, no gradients)."""
+    x_hat_BD = torch.empty(values_BK.shape[0], W_ND.shape[1], dtype=values_BK.dtype)
+    _decode_rows(*_arrays(values_BK, indices_BK, W_ND, b_D, x_hat_BD))
+    return x_hat_BD
+
+
+def _row_products(
+    g_BD: torch.Tensor, indices_BK: torch.Tensor, W_ND: torch.Tensor, kernel: str
+) -> torch.Tensor:
+    if kernel == "reference":
+        return (g_BD @ W_ND.T).gather(1, indices_BK)
+    out_BK = torch.empty(indices_BK.shape, dtype=g_BD.dtype)
+    _product_rows(*_arrays(g_BD, indices_BK, W_ND, out_BK))
+    return out_BK
+
+
+def _arrays(*tensors: torch.Tensor) -> list[Array]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _check(
+    values_BK: torch.Tensor,
+    indices_BK: torch.Tensor,
+    W_dec_ND: torch.Tensor,
+    b_dec_D: torch.Tensor | None,
+) -> None:
+    check_tensor("values", values_BK, (None, None))
+    check_tensor("W_dec", W_dec_ND, (None, None), like=values_BK)
+    if b_dec_D is not None:
+        check_tensor("b_dec", b_dec_D, (W_dec_ND.shape[1],), like=values_BK)
+    rows, k = values_BK.shape
+    check_indices("indices", indices_BK, (rows, k), W_dec_ND.shape[0], values_BK.device)
+
+
+@compiled(fastmath=SUMS)
+def _decode_row(values_K: Array, indices_K: Array, W_ND: Array, out_D: Array) -> None:
+    # Four rows at a time: out_D is then loaded and stored a quarter as often.
+    k, d = values_K.shape[0], out_D.shape[0]
+    whole = k - k % 4
+    for j in range(0, whole, 4):
+        v0, v1, v2, v3 = values_K[j], values_K[j + 1], values_K[j + 2], values_K[j + 3]
+        w0, w1 = W_ND[indices_K[j]], W_ND[indices_K[j + 1]]
+        w2, w3 = W_ND[indices_K[j + 2]], W_ND[indices_K[j + 3]]
+        for c in range(d):
+            out_D[c] += (v0 * w0[c] + v1 * w1[c]) + (v2 * w2[c] + v3 * w3[c])
+    for j in range(whole, k):
+        value, w = values_K[j], W_ND[indices_K[j]]
+        for c in range(d):
+            out_D[c] += value * w[c]
+
+
+@compiled(fastmath=SUMS)
+def _dot(a_D: Array, b_D: Array) -> float:
+    total = a_D.dtype.type(0)
+    for c in range(a_D.shape[0]):
+        total += a_D[c] * b_D[c]
+    return total  # type: ignore[no-any-return]
+
+
+@compiled(parallel=True)
+def _decode_rows(
+    values_BK: Array, indices_BK: Array, W_ND: Array, b_D: Array, out_BD: Array
+) -> None:
+    for r in prange(values_BK.shape[0]):
+        out_BD[r] = b_D
+        _decode_row(values_BK[r], indices_BK[r], W_ND, out_BD[r])
+
+
+@compiled(parallel=True)
+def _product_rows(g_BD: Array, indices_BK: Array, W_ND: Array, out_BK: Array) -> None:
+    for r in prange(indices_BK.shape[0]):
+        for j in range(indices_BK.shape[1]):
+            out_BK[r, j] = _dot(g_BD[r], W_ND[indices_BK[r, j]])
+
+
+@compiled(parallel=True)
+def _decode_residual_rows(
+    values_BK: Array,
+    indices_BK: Array,
+    W_ND: Array,
+    b_D: Array,
+    x_BD: Array,
+    weight_B: Array,
+    r_BD: Array,
+    g_BK: Array,
+    squares_B: Array,
+) -> None:
+    for r in prange(values_BK.shape[0]):
+        r_D = r_BD[r]
+        r_D[:] = b_D
+        _decode_row(values_BK[r], indices_BK[r], W_ND, r_D)
+        square = 0.0
+        for c in range(r_D.shape[0]):
+            error = r_D[c] - x_BD[r, c]
+            square += np.float64(error) * np.float64(error)
+            r_D[c] = error * weight_B[r]
+        squares_B[r] = square
+        for j in range(values_BK.shape[1]):
+            if values_BK[r, j] > 0:
+                g_BK[r, j] = _dot(r_D, W_ND[indices_BK[r, j]])
+            else:
+                g_BK[r, j] = 0

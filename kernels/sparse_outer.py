@@ -1,0 +1,193 @@
+"""Weight gradients of sparse codes: per latent, a weighted sum of the rows where it is active.
+
+    G[n] = sum over pairs (row b, slot k) with indices[b, k] = n of coefficients[b, k] y[b]
+
+The pairs are sorted by latent once (`group_by_latent`, a stable counting sort) and serve every
+matrix. One loop turn owns one latent and adds its rows in rising order: no atomics, and the same
+bits whatever the number of threads.
+
+Shapes: B rows, D channels, N latents, K active latents, P pairs (at most B*K).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from isae.errors import KernelError
+from isae.kernels.checks import check_indices, check_tensor
+from isae.kernels.compiled import SUMS, compiled, prange
+from isae.kernels.dispatch import choose_kernel
+
+Array = npt.NDArray[Any]
+PARTS = 64
+"""Ranges of latents with about equal work, so that a few hot latents do not idle a thread."""
+
+
+@dataclass(frozen=True)
+class LatentGroups:
+    """Pairs of (row, slot) with a non-zero value, grouped by latent, rows rising in each group.
+
+    offsets_N1: int64 [N + 1], the group of latent n is [offsets[n], offsets[n + 1]).
+    pairs_P: int64 [P], flat positions b * K + k into [B, K] arrays.
+    """
+
+    indices_BK: torch.Tensor
+    offsets_N1: torch.Tensor
+    pairs_P: torch.Tensor
+
+    @property
+    def n(self) -> int:
+        """The number of latents."""
+        return self.offsets_N1.shape[0] - 1
+
+    @property
+    def counts_N(self) -> torch.Tensor:
+        """In how many pairs each latent is active, int64 [N]."""
+        return self.offsets_N1.diff()
+
+
+def group_by_latent(
+    values_BK: torch.Tensor, indices_BK: torch.Tensor, n: int, *, kernel: str = "auto"
+) -> LatentGroups:
+    """Sort the pairs whose value is not 0 by latent, stably -> LatentGroups.
+
+    indices int64 in [0, n). Raises KernelError for what does not fit.
+    """
+    chosen = choose_kernel(kernel, values_BK.device)
+    check_tensor("values", values_BK, (None, None))
+    rows, k = values_BK.shape
+    check_indices("indices", indices_BK, (rows, k), n, values_BK.device)
+    if chosen == "cpu":
+        offsets_N1 = torch.empty(n + 1, dtype=torch.int64)
+        pairs_P = torch.empty(rows * k, dtype=torch.int64)
+        values, indices = values_BK.detach().contiguous(), indices_BK.contiguous()
+        _counting_sort(
+            values.view(-1).numpy(), indices.view(-1).numpy(), offsets_N1.numpy(), pairs_P.numpy()
+        )
+        return LatentGroups(indices, offsets_N1, pairs_P[: int(offsets_N1[-1])])
+    active_P = values_BK.reshape(-1).nonzero()[:, 0]
+    latents_P, order_P = torch.sort(indices_BK.reshape(-1)[active_P], stable=True)
+    counts_N = torch.bincount(latents_P, minlength=n)
+    offsets_N1 = torch.cat([counts_N.new_zeros(1), counts_N.cumsum(0)])
+    return LatentGroups(indices_BK, offsets_N1, active_P[order_P])
+
+
+def sparse_outer(
+    groups: LatentGroups,
+    coefficients_BK: torch.Tensor,
+    y_BD: torch.Tensor,
+    *,
+    out_ND: torch.Tensor | None = None,
+    accumulate: bool = False,
+    kernel: str = "auto",
+) -> torch.Tensor:
+    """G[n] (+)= sum of coefficients * y[row] over the pairs of latent n -> [N, D].
+
+    `out_ND` (contiguous) is overwritten, or added to with `accumulate`; None makes a new one.
+    float32 or float64. Pairs that are not in `groups` count as 0. Not differentiable.
+    Raises KernelError for shapes, dtypes or devices that do not fit.
+    """
+    chosen = choose_kernel(kernel, y_BD.device)
+    check_tensor("y", y_BD, (None, None))
+    shape = (y_BD.shape[0], groups.indices_BK.shape[1])
+    check_tensor("coefficients", coefficients_BK, shape, like=y_BD)
+    if groups.indices_BK.shape[0] != y_BD.shape[0]:
+        raise KernelError(
+            f"groups: expected {y_BD.shape[0]} rows as in y, found {groups.indices_BK.shape[0]}"
+        )
+    if out_ND is None:
+        out_ND, accumulate = y_BD.new_empty(groups.n, y_BD.shape[1]), False
+    check_tensor("out", out_ND, (groups.n, y_BD.shape[1]), like=y_BD)
+    if not out_ND.is_contiguous():
+        raise KernelError("out: expected a contiguous tensor, found a strided one; make it so")
+    if chosen == "cpu":
+        _outer_parts(
+            groups.offsets_N1.numpy(),
+            groups.pairs_P.numpy(),
+            coefficients_BK.detach().contiguous().view(-1).numpy(),
+            y_BD.detach().contiguous().numpy(),
+            coefficients_BK.shape[1],
+            accumulate,
+            PARTS,
+            out_ND.numpy(),
+        )
+        return out_ND
+    kept_BK = torch.zeros_like(coefficients_BK, memory_format=torch.contiguous_format)
+    kept_BK.view(-1)[groups.pairs_P] = coefficients_BK.detach().reshape(-1)[groups.pairs_P]
+    z_BN = y_BD.new_zeros(y_BD.shape[0], groups.n).scatter_add(1, groups.indices_BK, kept_BK)
+    total_ND = z_BN.T @ y_BD.detach()
+    return out_ND.add_(total_ND) if accumulate else out_ND.copy_(total_ND)
+
+
+@compiled()
+def _counting_sort(values_P: Array, indices_P: Array, offsets_N1: Array, pairs_P: Array) -> None:
+    n = offsets_N1.shape[0] - 1
+    offsets_N1[:] = 0
+    for p in range(values_P.shape[0]):
+        if values_P[p] != 0:
+            offsets_N1[indices_P[p] + 1] += 1
+    for latent in range(n):
+        offsets_N1[latent + 1] += offsets_N1[latent]
+    place_N = offsets_N1[:n].copy()
+    for p in range(values_P.shape[0]):
+        if values_P[p] != 0:
+            latent = indices_P[p]
+            pairs_P[place_N[latent]] = p
+            place_N[latent] += 1
+
+
+@compiled()
+def _part_bound(offsets_N1: Array, part: int, parts: int) -> int:
+    # The work of latents [0, n) is their pairs plus one write of the row each.
+    n = offsets_N1.shape[0] - 1
+    target = (offsets_N1[n] + n) * part // parts
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        if offsets_N1[middle] + middle < target:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled(fastmath=SUMS)
+def _sum_group(pairs_G: Array, coefficients: Array, y_BD: Array, k: int, out_D: Array) -> None:
+    # Four rows at a time: out_D is then loaded and stored a quarter as often.
+    count, d = pairs_G.shape[0], out_D.shape[0]
+    whole = count - count % 4
+    for j in range(0, whole, 4):
+        p0, p1, p2, p3 = pairs_G[j], pairs_G[j + 1], pairs_G[j + 2], pairs_G[j + 3]
+        a0, a1, a2, a3 = coefficients[p0], coefficients[p1], coefficients[p2], coefficients[p3]
+        y0, y1, y2, y3 = y_BD[p0 // k], y_BD[p1 // k], y_BD[p2 // k], y_BD[p3 // k]
+        for c in range(d):
+            out_D[c] += (a0 * y0[c] + a1 * y1[c]) + (a2 * y2[c] + a3 * y3[c])
+    for j in range(whole, count):
+        a, y_D = coefficients[pairs_G[j]], y_BD[pairs_G[j] // k]
+        for c in range(d):
+            out_D[c] += a * y_D[c]
+
+
+@compiled(parallel=True)
+def _outer_parts(
+    offsets_N1: Array,
+    pairs_P: Array,
+    coefficients: Array,
+    y_BD: Array,
+    k: int,
+    accumulate: bool,
+    parts: int,
+    out_ND: Array,
+) -> None:
+    for part in prange(parts):
+        first = _part_bound(offsets_N1, part, parts)
+        last = _part_bound(offsets_N1, part + 1, parts)
+        for latent in range(first, last):
+            if not accumulate:
+                out_ND[latent] = 0
+            pairs_G = pairs_P[offsets_N1[latent] : offsets_N1[latent + 1]]
+            _sum_group(pairs_G, coefficients, y_BD, k, out_ND[latent])
