@@ -7,7 +7,7 @@ Columns: image (row number, as in the index arrays), name, label, split ('train'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,8 @@ from isae.images import ImageSource
 from isae.randomness import hash64, keyed_seed
 
 GROUP_ROWS = 8192
+HASH_BLOCK = 1 << 20
+BIN_BITS = 16
 TRAIN, HOLDOUT, UNREADABLE = "train", "holdout", "unreadable"
 _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64()}
 
@@ -28,26 +30,42 @@ _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64()}
 class Split:
     """Which images are held out: round(share * images) of them, by hash of (seed, image).
 
-    At least one image is held out if the share is above zero and there are two images.
-    Takes 8 bytes an image for a moment, then none: an image is held out if its hash is at most
-    the smallest hashes' bound.
+    At least one image is held out if the share is above zero and there are two images. An image
+    is held out if its hash is at most the bound below which `count` hashes lie.
     """
 
     def __init__(self, seed: int, images: int, share: float) -> None:
         self.stream = keyed_seed(seed, "holdout")
-        self.count = round(share * images)
-        if share > 0 and images > 1:
-            self.count = min(max(self.count, 1), images - 1)
-        self.bound: np.uint64 | None = None
-        if self.count:
-            keys = hash64(self.stream, np.arange(images))
-            self.bound = np.uint64(np.partition(keys, self.count - 1)[self.count - 1])
+        wanted = max(round(share * images), 1) if share > 0 else 0
+        self.count = min(wanted, max(images - 1, 0))
+        self.bound = _smallest(self.stream, images, self.count) if self.count else None
 
     def held_out(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Whether each image is held out."""
         if self.bound is None:
             return np.zeros(len(images), dtype=np.bool_)
         return hash64(self.stream, images) <= self.bound
+
+
+def _smallest(stream: int, images: int, count: int) -> np.uint64:
+    """The `count`-th smallest hash of the images, in memory that does not grow with them.
+
+    A histogram of the leading bits says in which bin it lies; only that bin's hashes are kept.
+    """
+
+    def hashes() -> Iterator[npt.NDArray[np.uint64]]:
+        for start in range(0, images, HASH_BLOCK):
+            yield hash64(stream, np.arange(start, min(start + HASH_BLOCK, images)))
+
+    shift = np.uint64(64 - BIN_BITS)
+    histogram = np.zeros(1 << BIN_BITS, dtype=np.int64)
+    for keys in hashes():
+        histogram += np.bincount((keys >> shift).astype(np.int64), minlength=1 << BIN_BITS)
+    upto = np.cumsum(histogram)
+    chosen = int(np.searchsorted(upto, count))
+    inside = np.concatenate([keys[keys >> shift == np.uint64(chosen)] for keys in hashes()])
+    rank = count - int(upto[chosen] - histogram[chosen]) - 1
+    return np.uint64(np.partition(inside, rank)[rank])
 
 
 class ImagesTable:

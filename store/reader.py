@@ -117,6 +117,8 @@ class StoredArray:
             raise IndexError(f"expected rows in [0, {len(self)}), found {rows.min()}, {rows.max()}")
         rows = np.where(rows < 0, rows + len(self), rows)
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        if not rows.size:
+            return found
         order = np.argsort(rows, kind="stable")
         chunks, starts = np.unique(rows[order] // self.chunk_rows, return_index=True)
         for chunk, members in zip(chunks, np.split(order, starts[1:]), strict=True):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,3 +25,22 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the photos in ../shared/data, which are not part of the repository")
     return folder
+
+
+@pytest.fixture
+def make_photos(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder tree of small colour pictures in the classes a and b; the folder."""
+
+    def make(count: int = 6, seed: int = 0) -> Path:
+        folder = tmp_path / "photos"
+        generator = np.random.default_rng(seed)
+        for number in range(count):
+            target = folder / "ab"[number % 2]
+            target.mkdir(parents=True, exist_ok=True)
+            height, width = generator.integers(40, 90, 2)
+            coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            picture = Image.fromarray(coarse).resize((int(width), int(height)))
+            picture.save(target / f"photo{number:03d}.jpg")
+        return folder
+
+    return make

@@ -1,0 +1,200 @@
+"""Builds: the rows are the network's activations, and the contents depend on the seed alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from isae.errors import ConfigError, DataError, ImageError, StoreError, UnknownNameError
+from isae.images import open_source, resize_crop
+from isae.inception import load_model
+from isae.store import BuildConfig, build_store, open_store, shuffle, verify_store
+
+Config = Callable[..., BuildConfig]
+
+
+def test_rows_are_the_activations_at_their_places(built: Path) -> None:
+    store = open_store(built)
+    source = open_source("synthetic:26", seed=3)
+    network = load_model("inceptionv1", "default")
+    for layer in store.layers.values():
+        index, rows = store.positions(layer.name)[:], store.activations(layer.name)[:]
+        assert len(index) == 26 * layer.grid[0] * layer.grid[1] == layer.rows
+        for image in (0, 11, 25):
+            pixels = resize_crop(source.load(image), 56).transpose(2, 0, 1)[None]
+            with torch.inference_mode():
+                maps = network.activations(torch.from_numpy(pixels.copy()), [layer.name])
+            expected = maps[layer.name][0].float().numpy()
+            mine = index[:, 0] == image
+            found = expected[:, index[mine, 1], index[mine, 2]].T
+            # float16 keeps 11 bits: relative 2^-11; and a convolution's last bits may depend on
+            # the batch it ran in.
+            np.testing.assert_allclose(rows[mine], found, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_of_a_grid_share_their_rows_and_grids_their_places(built: Path) -> None:
+    store = open_store(built)
+    fine, coarse = store.positions("mixed3b")[:], store.positions("mixed4a")[:]
+    np.testing.assert_array_equal(coarse, store.positions("mixed4b")[:])
+    cells = {(image, y // 2, x // 2) for image, y, x in fine.tolist()}
+    assert cells == {tuple(place) for place in coarse.tolist()}
+
+
+def test_held_out_images_never_reach_training_rows(built: Path) -> None:
+    store = open_store(built)
+    splits = np.array(store.images.column("split").to_pylist())
+    assert (splits == "holdout").sum() == 5
+    for name, layer in store.layers.items():
+        image = store.positions(name)[:][:, 0]
+        assert set(splits[image[: layer.train_rows]]) == {"train"}
+        assert set(splits[image[layer.train_rows :]]) == {"holdout"}
+
+
+def test_statistics_are_of_training_rows_only(built: Path) -> None:
+    store = open_store(built)
+    for name, layer in store.layers.items():
+        rows = store.activations(name)[: layer.train_rows].astype(np.float64)
+        found = store.statistics(name)
+        assert found.count == layer.train_rows
+        np.testing.assert_allclose(found.mean_C, rows.mean(axis=0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(found.var_C, rows.var(axis=0), rtol=1e-9, atol=1e-12)
+
+
+def test_workers_and_buckets_do_not_change_the_contents(
+    built: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 100_000)
+    monkeypatch.setattr(shuffle, "BUFFER_BYTES", 300_000)
+    manifest = build_store(small_config(workers=2))
+    assert manifest["content_id"] == open_store(built).content_id
+
+
+def test_another_seed_is_another_order(built: Path, small_config: Config) -> None:
+    manifest = build_store(small_config(seed=4))
+    assert manifest["content_id"] != open_store(built).content_id
+
+
+def test_batch_size_changes_no_row_beyond_rounding(built: Path, small_config: Config) -> None:
+    config = small_config(batch_size=5)
+    build_store(config)
+    one, other = open_store(built), open_store(config.out)
+    for name in one.layers:
+        np.testing.assert_array_equal(one.positions(name)[:], other.positions(name)[:])
+        # One unit of float16 where the two forward passes fall on different sides of a rounding.
+        np.testing.assert_allclose(
+            one.activations(name)[:], other.activations(name)[:], rtol=2e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("positions", ["2", "2:norm:mixed3b", "2:norm:mixed4b"])
+def test_few_places_an_image(small_config: Config, positions: str) -> None:
+    config = small_config(positions=positions, layers=("mixed3b", "mixed4b"), dtype="float32")
+    build_store(config)
+    store = open_store(config.out)
+    assert store.layers["mixed4b"].rows == 26 * 2
+    fine = {(i, y // 2, x // 2) for i, y, x in store.positions("mixed3b")[:].tolist()}
+    assert fine == {tuple(place) for place in store.positions("mixed4b")[:].tolist()}
+    assert store.activations("mixed4b")[0].dtype == np.float32
+    assert verify_store(config.out) == []
+
+
+def test_unreadable_pictures_are_named_and_counted(
+    tmp_path: Path, small_config: Config, make_photos: Callable[..., Path]
+) -> None:
+    folder = make_photos(count=9)
+    (folder / "b" / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    config = small_config(images=str(folder), layers=("mixed3a",), max_bad=1)
+    manifest = build_store(config)
+    assert manifest["images"]["unreadable"]["count"] == 1
+    assert "broken.jpg" in str(manifest["images"]["unreadable"])
+    table = open_store(config.out).images
+    row = table.column("name").to_pylist().index("b/broken.jpg")
+    assert table.column("split")[row].as_py() == "unreadable"
+    assert row not in open_store(config.out).positions("mixed3a")[:][:, 0]
+    assert verify_store(config.out) == []
+
+
+def test_too_many_unreadable_pictures_end_the_build_and_leave_nothing(
+    small_config: Config, make_photos: Callable[..., Path]
+) -> None:
+    folder = make_photos(count=2)
+    for number in range(2):
+        (folder / "b" / f"broken{number}.jpg").write_bytes(b"")
+    config = small_config(images=str(folder), max_bad=1)
+    with pytest.raises(ImageError, match="expected at most 1 pictures that cannot be read"):
+        build_store(config)
+    assert not Path(config.out).exists()
+
+
+def test_a_store_is_never_overwritten_unasked(copied: Path, small_config: Config) -> None:
+    with pytest.raises(StoreError, match="found a store"):
+        build_store(small_config(out=str(copied)))
+    assert verify_store(copied) == []
+    build_store(small_config(out=str(copied), layers=("mixed3a",)), overwrite=True)
+    assert list(open_store(copied).layers) == ["mixed3a"]
+
+
+def test_other_folders_are_never_emptied(tmp_path: Path, small_config: Config) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(StoreError, match="deletes nothing that it did not write"):
+        build_store(small_config(out=str(tmp_path / "mine")), overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_unknown_layers_are_refused_with_the_nearest(small_config: Config) -> None:
+    with pytest.raises(UnknownNameError, match="nearest: mixed4a"):
+        build_store(small_config(layers=("mixed4aa",)))
+
+
+def test_activations_that_are_not_finite_end_the_build(
+    small_config: Config, tmp_path: Path
+) -> None:
+    packaged = resources.files("isae.inception") / "inceptionv1_tin200.safetensors"
+    weights = load_file(str(packaged))
+    cases = (("weight", 3e38, "found NaN or infinity"), ("bias", 1e5, "--dtype float32"))
+    for name, value, message in cases:
+        changed = {key: tensor.float() for key, tensor in weights.items()}
+        changed[f"mixed3a_1x1_pre_relu_conv.{name}"][:] = value
+        save_file(changed, tmp_path / "w.safetensors")
+        config = small_config(weights=str(tmp_path / "w.safetensors"), layers=("mixed3a",))
+        with pytest.raises(DataError, match=message):
+            build_store(config)
+        assert not Path(config.out).exists()
+
+
+def test_a_full_disk_is_foreseen(small_config: Config) -> None:
+    free = shutil.disk_usage("/").free
+    # 4,096 cells of 480 float16 values an image.
+    images = 2 * free // (4096 * 480 * 2)
+    config = small_config(images=f"synthetic:{images}", layers=("mixed3b",), size=512)
+    with pytest.raises(StoreError, match="GB of free disk"):
+        build_store(config)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": ()}, "at least one layer"),
+        ({"layers": ("a", "a")}, "each layer once"),
+        ({"dtype": "int8"}, "--dtype"),
+        ({"holdout": 1.0}, "--holdout"),
+        ({"size": 3}, "--size"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"positions": "few"}, "--positions"),
+        ({"positions": "9:norm:mixed4b", "layers": ("mixed3b",)}, "cells are 8 pixels or finer"),
+    ],
+)
+def test_wrong_options_are_refused(
+    small_config: Config, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_store(small_config(**changes))
