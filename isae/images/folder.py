@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,8 @@ def _list_photos(root: bytes) -> tuple[list[tuple[bytes, int]], int]:
                     identity = _identity(entry.path)
                     if identity not in above:
                         pending.append((entry.path, prefix + entry.name + b"/", above | {identity}))
-                elif entry.name.lower().endswith(endings):
-                    found.append((prefix + entry.name, _size(entry)))
+                elif entry.name.lower().endswith(endings) and (size := _size(entry)) is not None:
+                    found.append((prefix + entry.name, size))
                 else:
                     others += 1
     return found, others
@@ -105,9 +106,11 @@ def _identity(path: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _size(entry: os.DirEntry[bytes]) -> int:
+def _size(entry: os.DirEntry[bytes]) -> int | None:
+    """Bytes of a file; None for pipes, sockets and devices, which reading could wait for."""
     try:
-        return entry.stat().st_size
+        status = entry.stat()
     except OSError:
         # A dangling link stays in the list, and is reported as a bad picture when it is read.
         return -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

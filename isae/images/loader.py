@@ -26,7 +26,7 @@ import numpy.typing as npt
 from isae.config import check
 from isae.errors import IsaeError
 from isae.images.base import I64, BadImage, ImageSource
-from isae.images.worker import Decoded, decode_addresses, receive, send
+from isae.images.worker import EXIT_MEMORY, Decoded, decode_addresses, receive, send
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,7 @@ class _Worker:
         try:
             self._converse(cast(BinaryIO, self.process.stdin), cast(BinaryIO, self.process.stdout))
         except (EOFError, OSError):
-            self._put(self._death())
+            self._put(self._last_words())
         except BaseException as error:
             # Anything else must reach the caller, who would wait for ever for this thread.
             self._put(error)
@@ -177,9 +177,16 @@ class _Worker:
                 return True
         return False
 
-    def _death(self) -> IsaeError:
+    def _last_words(self) -> BaseException:
+        """Why the process is gone: the error it still sent, else how it ended."""
+        with suppress(EOFError, OSError):
+            try:
+                while True:
+                    self._receive(cast(BinaryIO, self.process.stdout))
+            except RuntimeError as error:
+                return error
         status = self.process.wait()
-        how = f"exit code {status}"
+        how = "lack of memory" if status == EXIT_MEMORY else f"exit code {status}"
         if status < 0:
             how = f"signal {signal.Signals(-status).name}"
         return IsaeError(

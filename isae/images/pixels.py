@@ -60,7 +60,8 @@ def guarded(decode: Callable[[], U8]) -> U8:
             # refuses.
             warnings.simplefilter("ignore")
             return decode()
-    except UnreadableError:
+    except (UnreadableError, MemoryError):
+        # Lack of memory is the machine's fault: it must not make a picture bad.
         raise
     except UnidentifiedImageError:
         raise UnreadableError("not a picture in a known format") from None

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from isae.errors import ImageError, unknown_name
-from isae.images.base import U8, ImageSource, UnreadableError, digest
+from isae.images.base import U8, BadImage, ImageSource, UnreadableError, digest
 from isae.images.pixels import guarded, to_rgb
 
 NAMES = (
@@ -92,7 +92,13 @@ class TorchvisionSource(ImageSource):
         probes = sorted({length * k // _PROBES for k in range(_PROBES)})
         parts: list[object] = [self.kind, self.reader.name, self.split, length]
         parts += self.classes if self.targets is None else [*self.classes, *self.targets]
-        return digest([*parts, *(self.load(probe).tobytes() for probe in probes)])
+        return digest([*parts, *(self._probe(probe) for probe in probes)])
+
+    def _probe(self, position: int) -> bytes:
+        try:
+            return self.load(position).tobytes()
+        except BadImage as error:
+            return error.reason.encode()
 
     def _label(self, position: int) -> str:
         value = self.reader.data[position][1] if self.targets is None else self.targets[position]

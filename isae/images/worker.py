@@ -25,6 +25,8 @@ from isae.images.base import I64, U8, Reader, UnreadableError
 from isae.images.pixels import resize_crop
 
 LENGTH_BYTES = 8
+EXIT_MEMORY = 12
+"""Exit code of a process that could not get the memory it needed (ENOMEM)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def main() -> None:
         except (EOFError, BrokenPipeError):
             # The parent has what it wanted; nobody reads what is still unwritten.
             os._exit(0)
+        except MemoryError:
+            os._exit(EXIT_MEMORY)
         except Exception:
             send(results, ("error", traceback.format_exc()))
             sys.exit(1)

@@ -88,6 +88,12 @@ def test_a_dangling_link_is_a_bad_picture(photo_folder: Path) -> None:
         source.load(index)
 
 
+def test_a_named_pipe_is_no_photo(photo_folder: Path) -> None:
+    before = names_of(photo_folder)
+    os.mkfifo(photo_folder / "pipe.png")
+    assert names_of(photo_folder) == before
+
+
 def test_a_name_that_is_not_unicode_is_read_and_shown(tmp_path: Path, encode: object) -> None:
     assert callable(encode)
     try:

@@ -25,7 +25,7 @@ plain_part = st.sampled_from(["a", "b-", ".tar", "{}", "{a}", "{1..}"])
 patterns = st.lists(st.one_of(range_part, choice_part, plain_part), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(patterns.map("".join))
 def test_braces_expand_as_in_bash(pattern: str) -> None:
     bash = shutil.which("bash")
