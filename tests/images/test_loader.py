@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import types
 from pathlib import Path
 
@@ -127,6 +128,20 @@ def test_stopping_early_leaves_nothing_behind() -> None:
     batches.close()  # type: ignore[attr-defined]
     assert child_processes() == before
     assert threading.active_count() == threads
+
+
+def test_decoding_runs_ahead_by_three_batches_a_worker() -> None:
+    source = open_source("synthetic:80")
+    asked: list[int] = []
+    plain = source.address
+    source.address = lambda index: (asked.append(index), plain(index))[1]  # type: ignore[method-assign]
+    taken = 0
+    for batch in decode_batches(source, 8, 2, 2):
+        taken += len(batch.indices)
+        time.sleep(0.03)  # A slow consumer, so that the workers run ahead as far as they may.
+        assert len(asked) - taken <= 3 * 2 * 2
+    assert asked.count(0) == 1
+    assert len(asked) == taken == 80
 
 
 class FailingReader:
