@@ -1,0 +1,99 @@
+"""Open what an analysis reads: a finished training run, its SAE, and the store of its training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isae.errors import RunError, StoreError
+from isae.inception import LayerInfo, layer_table
+from isae.store import Store, StoredLayer, open_store
+from isae.train import SAE
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """A finished run and its store. `info`: the layer's geometry in the network."""
+
+    run: Path
+    config: dict[str, Any]
+    layer: str
+    sae: SAE
+    store: Store
+    stored: StoredLayer
+    info: LayerInfo
+
+
+def open_run(run: str | Path, store: str | Path | None = None) -> RunInputs:
+    """Open a finished run, and the store it was trained on (or `store`, the same one elsewhere).
+
+    Raises RunError for a folder that is no run or a run that did not finish, StoreError for a
+    store that is missing or of other contents than the run's.
+    """
+    run = Path(run)
+    config, summary = _read_run(run)
+    layer = str(config["layer"])
+    opened = _open_store(run, config, summary, store)
+    stored = opened.layer(layer)
+    info = layer_table(str(opened.manifest["model"]["name"]))[layer]
+    sae = SAE.load(run / "sae" / layer)
+    if sae.d != stored.channels:
+        raise RunError(
+            f"expected an SAE of {stored.channels} inputs for '{layer}', found {sae.d} in {run}; "
+            "the run folder mixes two runs: train again"
+        )
+    return RunInputs(run, config, layer, sae, opened, stored, info)
+
+
+def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not run.is_dir():
+        raise RunError(
+            f"expected the folder of a training run, found nothing at {run}; "
+            "check the path, or train one with isae-train"
+        )
+    if not (run / "config.json").is_file():
+        raise RunError(
+            f"expected the folder of a training run, found no config.json in {run}; "
+            "give the folder that isae-train wrote (--out)"
+        )
+    if not (run / "summary.json").is_file():
+        raise RunError(
+            f"expected a finished training run, found no summary.json in {run}; "
+            "finish it with isae-train ... --resume"
+        )
+    try:
+        config = json.loads((run / "config.json").read_text())
+        summary = json.loads((run / "summary.json").read_text())
+    except ValueError as error:
+        raise RunError(
+            f"expected JSON in {run}/config.json and summary.json, found damage ({error}); "
+            "restore them from a copy, or train again"
+        ) from error
+    if not isinstance(config, dict) or not {"store", "layer"} <= set(config):
+        raise RunError(
+            f"expected 'store' and 'layer' in {run}/config.json, found other contents; "
+            "give the folder that isae-train wrote (--out)"
+        )
+    return config, summary
+
+
+def _open_store(
+    run: Path, config: dict[str, Any], summary: dict[str, Any], store: str | Path | None
+) -> Store:
+    path = Path(store) if store is not None else Path(str(config["store"]))
+    if store is None and not path.exists():
+        raise StoreError(
+            f"expected the store that {run} was trained on at {path}, found nothing there; "
+            "give its present place with --store PATH"
+        )
+    opened = open_store(path)
+    trained_on = summary.get("store_content_id") or config.get("store_content_id")
+    if trained_on and trained_on != opened.manifest["content_id"]:
+        raise StoreError(
+            f"expected the store that {run} was trained on (content {trained_on[:12]}), found "
+            f"another one at {path} (content {opened.manifest['content_id'][:12]}); "
+            "give the right one with --store PATH"
+        )
+    return opened

@@ -1,0 +1,238 @@
+"""Null models of branch concentration and their one-sided p-values.
+
+**Exchangeable channels.** The energies e_1..e_C of a feature's channels are dealt to the branches
+at random, every assignment with the true branch sizes equally likely. The share of a branch of m
+channels is then the sum of m of the C energies drawn without replacement, and
+
+    p = P(sum of m of C drawn energies >= observed sum).
+
+It is resolved three ways, all of which reach far below 1e-7 (the smallest possible p, one over
+C choose m, included):
+
+- exactly, at the largest and the smallest possible sum (one-channel rows: p = m/C);
+- by the double saddlepoint formula (`isae.analysis.saddlepoint`) where the sum is smooth: measured
+  against tilted sampling over Gaussian to Cauchy rows of 512 channels, within about 20 % of the
+  true p, typically within 3 %, down to p = 1e-40;
+- by tilted exact-size sampling (`isae.analysis.tilted`) where it moves in jumps (few channels hold
+  the energy, or energies are tied) or where the formula has no solution: valid for any row, with
+  a relative standard error of about 3 to 10 % at 1,000 samples, on the safe side.
+
+Rough rows whose formula gives p > 0.25 keep it: no procedure at an alpha in use rejects there.
+Every run also samples some of its smooth tests and reports by how much the two ways differ.
+
+**Columns permuted.** Each channel's energies are permuted over the features. This keeps how much
+all features load on a channel (its scale in the data) and breaks which channels go together in one
+feature. All features then have the same null distribution, so permuted dictionaries are pooled.
+Known limit: it also breaks how concentrated a row is at all. Rows of few large channels (Cauchy
+entries, say) exceed its quantiles without any regard for branches, so its counts are a description
+beside the test, not a test.
+
+Shape legend: N features, B branches, C channels, T tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from isae.analysis.branches import branch_shares
+from isae.analysis.compiled import F64, I64, U64, compiled
+from isae.analysis.saddlepoint import EXACT, SADDLEPOINT, rough, solve_tail
+from isae.analysis.tilted import sampled_tail
+from isae.errors import DataError
+from isae.randomness import hash64, keyed_rng, keyed_seed
+
+METHODS = ("not tested", "exact", "saddlepoint", "sampled")
+"""What the codes of `Concentration.method_NB` mean."""
+
+ROUGH_ABOVE = 0.02
+SAMPLE_BELOW = 0.25
+AUDITED_TESTS = 200
+_NOT_TESTED, _EXACT, _SADDLEPOINT, _SAMPLED = range(4)
+_CHUNK = 64
+
+U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """P-values of the exchangeable null, one per feature and branch.
+
+    p_NB: float64 [N, B], NaN where a feature has no energy; method_NB: uint8 [N, B], index into
+    METHODS; audit: how far the formula is from sampling on tests drawn at random (see
+    `concentration_pvalues`).
+    """
+
+    p_NB: F64
+    method_NB: U8
+    audit: dict[str, float | int]
+
+
+def concentration_pvalues(
+    energy_NC: F64,
+    branches: Mapping[str, tuple[int, int]],
+    *,
+    seed: int = 0,
+    stream: str = "",
+    samples: int = 1000,
+    threads: int | None = None,
+) -> Concentration:
+    """P(share of the branch >= observed) under exchangeable channels, per feature and branch.
+
+    energy_NC: float64 [N, C], not negative, finite; branches: name -> [start, stop) channels;
+    seed, stream: what the sampled p-values depend on (with the feature's and branch's number,
+    never on order or threads); samples: draws for a sampled test. `audit` holds `tests`,
+    `median_ratio`, `lowest_ratio`, `highest_ratio` of formula over sampling among up to 200 smooth
+    tests with p < 0.25. Raises DataError for negative or non-finite energies.
+    """
+    energy_NC = np.ascontiguousarray(energy_NC, dtype=np.float64)
+    if not np.isfinite(energy_NC).all() or (energy_NC < 0).any():
+        raise DataError(
+            "expected finite energies of at least 0, found others; the decoder or the channel "
+            "statistics hold NaN or infinity: check how the run ended"
+        )
+    bounds_B2 = np.array(list(branches.values()), dtype=np.int64).reshape(-1, 2)
+    n, b = len(energy_NC), len(bounds_B2)
+    stream_key = keyed_seed(seed, "concentration", stream) & (2**64 - 1)
+    rows, columns = np.divmod(np.arange(n * b), max(b, 1))
+    keys_NB = hash64(stream_key, rows, columns).reshape(n, b)
+    p_NB = np.full((n, b), np.nan)
+    method_NB = np.zeros((n, b), dtype=np.uint8)
+    audit_NB = np.full((n, b), np.nan)
+    audited_NB = _audited(n, b, seed, stream)
+
+    def work(start: int) -> None:
+        part = slice(start, start + _CHUNK)
+        _rows_into(
+            energy_NC[part], bounds_B2, keys_NB[part], samples, audited_NB[part],
+            p_NB[part], method_NB[part], audit_NB[part],
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        list(pool.map(work, range(0, n, _CHUNK)))
+    return Concentration(p_NB, method_NB, _audit_summary(audit_NB))
+
+
+def _audited(n: int, b: int, seed: int, stream: str) -> npt.NDArray[np.bool_]:
+    chosen = np.zeros(n * b, dtype=np.bool_)
+    order = keyed_rng(seed, "audit", stream).permutation(n * b)
+    chosen[order[:AUDITED_TESTS]] = True
+    return chosen.reshape(n, b)
+
+
+def _audit_summary(ratio_NB: F64) -> dict[str, float | int]:
+    ratios = ratio_NB[np.isfinite(ratio_NB)]
+    if not len(ratios):
+        return {"tests": 0}
+    return {
+        "tests": len(ratios),
+        "median_ratio": float(np.median(ratios)),
+        "lowest_ratio": float(ratios.min()),
+        "highest_ratio": float(ratios.max()),
+    }
+
+
+@compiled
+def _rows_into(
+    energy_NC: F64,
+    bounds_B2: I64,
+    keys_NB: U64,
+    samples: int,
+    audited_NB: npt.NDArray[np.bool_],
+    p_NB: F64,
+    method_NB: U8,
+    audit_NB: F64,
+) -> None:
+    """Fill p, method and audit of some features; every branch of every feature is one test."""
+    n, c = energy_NC.shape
+    for i in range(n):
+        total = energy_NC[i].sum()
+        if not total > 0.0:
+            continue
+        share_C = energy_NC[i] / total
+        spread = share_C.std()
+        flat = not spread > 1e-12 / c
+        v_C = np.zeros(c) if flat else (share_C - 1.0 / c) / spread
+        sorted_C = np.sort(v_C)[::-1].copy()
+        for b in range(len(bounds_B2)):
+            start, stop = bounds_B2[b]
+            if flat:
+                p_NB[i, b], method_NB[i, b] = 1.0, _EXACT
+                continue
+            y, m = v_C[start:stop].sum(), stop - start
+            p, how, h, t = solve_tail(v_C, sorted_C, m, y)
+            p_NB[i, b], method_NB[i, b] = p, _EXACT
+            if how == EXACT:
+                continue
+            method_NB[i, b] = _SADDLEPOINT
+            smooth = how == SADDLEPOINT and rough(sorted_C, h, t) <= ROUGH_ABOVE
+            keep = how == SADDLEPOINT and (smooth or p > SAMPLE_BELOW)
+            if keep and not (audited_NB[i, b] and smooth and p < SAMPLE_BELOW):
+                continue
+            sampled, _ = sampled_tail(v_C, m, y, h, t, samples, keys_NB[i, b])
+            if keep:
+                audit_NB[i, b] = p / sampled
+                continue
+            if not sampled > 0.0:
+                # A tilt without solution can leave the size m no chance: draw without a tilt.
+                sampled, _ = sampled_tail(v_C, m, y, h, -1.0, samples, keys_NB[i, b])
+            p_NB[i, b], method_NB[i, b] = sampled, _SAMPLED
+
+
+@dataclass(frozen=True)
+class ColumnNull:
+    """Shares against permuted columns: how many features lie above the null's upper quantiles.
+
+    levels: [L] quantiles; thresholds_BL: the null's share there; above_BL: features above;
+    expected_L: features expected above under the null.
+    """
+
+    levels: tuple[float, ...]
+    thresholds_BL: F64
+    above_BL: I64
+    expected_L: F64
+    draws: int
+
+
+def column_null(
+    energy_NC: F64,
+    branches: Mapping[str, tuple[int, int]],
+    *,
+    seed: int = 0,
+    stream: str = "",
+    draws: int = 10,
+    levels: tuple[float, ...] = (0.95, 0.99, 0.999),
+) -> ColumnNull:
+    """Compare shares with those of dictionaries whose columns were permuted over the features.
+
+    energy_NC: [N, C] energies; rows are first divided by their sums, so that each feature counts
+    the same. Memory: one permuted copy of the matrix at a time plus draws x N x B shares.
+    """
+    energy_NC = energy_NC[energy_NC.sum(axis=1) > 0]
+    weights_NC = energy_NC / energy_NC.sum(axis=1, keepdims=True)
+    observed_NB = branch_shares(weights_NC, branches)
+    rng = keyed_rng(seed, "column null", stream)
+    null_RB = np.concatenate(
+        [branch_shares(rng.permuted(weights_NC, axis=0), branches) for _ in range(draws)]
+    )
+    null_RB = null_RB[np.isfinite(null_RB).all(axis=1)]
+    n, b = observed_NB.shape
+    thresholds_BL = np.full((b, len(levels)), np.nan)
+    if len(null_RB):
+        thresholds_BL = np.quantile(null_RB, levels, axis=0, method="higher").T
+    above_BL = (observed_NB[:, :, None] > thresholds_BL[None]).sum(axis=0)
+    expected_L = n * (1.0 - np.array(levels))
+    return ColumnNull(levels, thresholds_BL, above_BL, expected_L, draws)
+
+
+def random_shares(
+    energy_NC: F64, branches: Mapping[str, tuple[int, int]], *, seed: int = 0, stream: str = ""
+) -> F64:
+    """One draw of the exchangeable null for every feature -> shares [N, B], for figures."""
+    rng = keyed_rng(seed, "random shares", stream)
+    return branch_shares(rng.permuted(energy_NC, axis=1), branches)
