@@ -1,0 +1,350 @@
+"""The training loop: batches in, steps, evaluations, checkpoints, and the finished run out."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from isae import __version__
+from isae.errors import DataError, unknown_name
+from isae.files import write_json
+from isae.progress import QUIET, Meter, Reporter
+from isae.randomness import keyed_rng
+from isae.train.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
+from isae.train.config import TrainConfig
+from isae.train.evaluate import Quality, evaluate
+from isae.train.parameters import State, as_sae, new_state
+from isae.train.plan import Plan, make_plan
+from isae.train.run_folder import MetricsLog, RunFolder, identity_of
+from isae.train.schedule import Schedule
+from isae.train.source import ActivationSource, refuse_bad_rows, scaled
+from isae.train.step import Stepper, StepResult
+
+MEDIAN_ROWS = 16384
+SAMPLE_ROWS = 65536
+
+
+def train(
+    config: TrainConfig,
+    store: ActivationSource,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    reporter: Reporter = QUIET,
+) -> dict[str, Any]:
+    """Train one SAE on a layer of an open store -> the run's summary, also in RUN/summary.json.
+
+    The SAE with the lowest held-out FVU is saved in RUN/sae/<layer>. With `resume`, a killed run
+    goes on from its last checkpoint to the same weights as if it had not been killed; a complete
+    run is left as it is. SIGTERM and SIGINT write a checkpoint and raise KeyboardInterrupt.
+    Raises UnknownNameError for a layer that the store lacks, ConfigError for options that do not
+    fit it, DataError for activations that are not finite, RunError for a folder that may not be
+    used.
+    """
+    if config.layer not in store.layers:
+        raise unknown_name("layer", config.layer, store.layers)
+    layer = store.layers[config.layer]
+    plan = make_plan(config, layer, layer.rows > layer.train_rows)
+    folder = RunFolder(out)
+    identity = identity_of(config, plan, store)
+    continued = folder.claim(identity, resume=resume, overwrite=overwrite)
+    done = folder.finished() if continued else None
+    if done is not None:
+        reporter.say(f"'{folder.path}' is complete already")
+        return done
+    _remarks(config, plan, layer.rows > layer.train_rows, reporter)
+    return _Run(config, plan, store, folder, reporter).go()
+
+
+class _Run:
+    def __init__(
+        self,
+        config: TrainConfig,
+        plan: Plan,
+        store: ActivationSource,
+        folder: RunFolder,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.plan, self.store = config, plan, store
+        self.folder, self.reporter = folder, reporter
+        self.layer, self.rows = store.layers[config.layer], store.activations(config.layer)
+        self.device = torch.device(plan.device)
+        self.scale = _scale(store, config.layer)
+        holdout = self.layer.rows - self.layer.train_rows
+        self.holdout = (self.layer.train_rows, self.layer.rows) if holdout else None
+        self.sample = self._stretch("evaluation", holdout or SAMPLE_ROWS)
+        self.seconds = 0.0
+        self.warm, self.new_rows, self.new_seconds = False, 0, 0.0
+
+    def go(self) -> dict[str, Any]:
+        """Train to the end, save the SAE, write the summary."""
+        remove_leftovers(self.folder.checkpoints)
+        found = load_checkpoint(self.folder.checkpoints, self.device)
+        if found:
+            state, schedule, self.seconds = found
+            self.reporter.say(f"continuing from step {state.step:,}")
+        else:
+            state, schedule = self._start(), Schedule.of(self.plan)
+        log = MetricsLog(self.folder.metrics, state.step)
+        board = _board(self.folder.path, state.step) if self.config.tensorboard else None
+        label = f"{self.config.layer} (at most)" if self.plan.patience else self.config.layer
+        try:
+            with _signals() as stop, self.reporter.task(1, label, "rows") as meter:
+                meter.skip_to(state.step * self.plan.batch)
+                self._steps(state, schedule, log, board, meter, stop)
+        finally:
+            log.close()
+            if board is not None:
+                board.close()
+        if state.step < schedule.end:
+            self.reporter.say(f"stopped at step {state.step:,}; go on with --resume")
+            raise KeyboardInterrupt
+        return self._finish(state, schedule)
+
+    def _start(self) -> State:
+        sample_RD = None
+        if not self.plan.relative_loss:
+            first, last = self._stretch("median", MEDIAN_ROWS)
+            sample_RD = self.rows[slice(first, last)].astype(np.float32) * self.scale
+        return new_state(self.plan, self.config.seed, sample_RD)
+
+    def _stretch(self, name: str, wanted: int) -> tuple[int, int]:
+        # Rows lie shuffled in the store, so any stretch of training rows is a random sample.
+        count = min(wanted, self.layer.train_rows)
+        generator = keyed_rng(self.config.seed, name)
+        start = int(generator.integers(0, self.layer.train_rows - count + 1))
+        return start, start + count
+
+    def _steps(
+        self,
+        state: State,
+        schedule: Schedule,
+        log: MetricsLog,
+        board: Any,
+        meter: Meter,
+        stop: threading.Event,
+    ) -> None:
+        plan, config = self.plan, self.config
+        stepper = Stepper(plan, state)
+        batches = self.store.batches(
+            config.layer,
+            plan.micro_batch,
+            seed=config.seed,
+            start_batch=state.step * plan.pieces,
+        )
+        while state.step < schedule.end and not stop.is_set():
+            meter.total = schedule.end * plan.batch
+            started = time.perf_counter()
+            pieces = [scaled(next(batches), self.scale, self.device) for _ in range(plan.pieces)]
+            lr = plan.lr_at(state.step + 1, schedule.decay_start, schedule.end)
+            result = self._step(stepper, pieces, lr)
+            self._count_time(time.perf_counter() - started)
+            line = self._line(state, result, lr)
+            if state.step % plan.eval_every == 0 or state.step == schedule.end:
+                line.update(self._evaluate(state, schedule))
+                meter.note(self._remark(line))
+            if "train_fvu" in line or state.step % config.log_every == 0:
+                log.write(line)
+                _to_board(board, line)
+            if state.step % config.checkpoint_every == 0 or state.step >= schedule.end:
+                self._checkpoint(state, schedule)
+            meter.advance(plan.batch)
+        if stop.is_set():
+            self._checkpoint(state, schedule)
+
+    def _step(self, stepper: Stepper, pieces: list[torch.Tensor], lr: float) -> StepResult:
+        try:
+            result = stepper.step(pieces, lr)
+        except DataError:
+            refuse_bad_rows(self.store, self.config.layer)
+            raise
+        if not math.isfinite(result.loss):
+            refuse_bad_rows(self.store, self.config.layer)
+            raise DataError(
+                f"layer {self.config.layer}: expected a finite loss, found {result.loss} at step "
+                f"{stepper.state.step} although the activations are finite; lower --lr"
+            )
+        return result
+
+    def _count_time(self, seconds: float) -> None:
+        self.seconds += seconds
+        if self.warm:  # the first step also compiles the kernels
+            self.new_seconds += seconds
+            self.new_rows += self.plan.batch
+        self.warm = True
+
+    def _rate(self) -> float | None:
+        return self.new_rows / self.new_seconds if self.new_seconds else None
+
+    def _line(self, state: State, result: StepResult, lr: float) -> dict[str, float | int | None]:
+        return {
+            "step": state.step,
+            "rows": state.rows,
+            "epoch": state.rows / self.plan.epoch_rows,
+            "loss": result.loss,
+            "fvu": result.fvu,
+            "l0": result.l0,
+            "dead": result.dead / self.plan.n,
+            "lr": lr,
+            "rows_per_s": self._rate(),
+            "seconds": self.seconds,
+        }
+
+    def _evaluate(self, state: State, schedule: Schedule) -> dict[str, float | int | None]:
+        sae = state.sae(self.plan.k, self.plan.kernel)
+        seen, unseen = self._qualities(sae, self.scale)
+        values: dict[str, float | int | None] = {
+            "train_fvu": seen.fvu,
+            "train_l0": seen.l0,
+            "train_silent": seen.silent,
+        }
+        if unseen is not None:
+            values |= {"holdout_fvu": unseen.fvu, "holdout_l0": unseen.l0}
+            values["holdout_silent"] = unseen.silent
+            if schedule.observe(self.plan, state.step, unseen.fvu):
+                state.best = {name: value.clone() for name, value in state.params.items()}
+        return values
+
+    def _qualities(self, sae: Any, scale: float) -> tuple[Quality, Quality | None]:
+        try:
+            seen = evaluate(sae, self.rows, *self.sample, scale=scale)
+            if self.holdout is None:
+                return seen, None
+            return seen, evaluate(sae, self.rows, *self.holdout, scale=scale)
+        except DataError:
+            refuse_bad_rows(self.store, self.config.layer)
+            raise
+
+    def _remark(self, line: dict[str, float | int | None]) -> str:
+        text = f"FVU training {line['train_fvu']:.4f}"
+        if "holdout_fvu" in line:
+            text += f", held-out {line['holdout_fvu']:.4f}"
+        return f"{text}, dead {line['dead']:.1%}"
+
+    def _checkpoint(self, state: State, schedule: Schedule) -> None:
+        save_checkpoint(self.folder.checkpoints, state, schedule, self.seconds)
+
+    def _finish(self, state: State, schedule: Schedule) -> dict[str, Any]:
+        plan, layer = self.plan, self.config.layer
+        params = state.best or state.params
+        metadata = {
+            "layer": layer,
+            "store_content_id": self.store.manifest["content_id"],
+            "isae_version": __version__,
+            "recipe": self.config.recipe,
+            "tied": plan.tied,
+            "scale": self.scale,
+            "seed": self.config.seed,
+            "model": self.store.manifest.get("model"),
+        }
+        sae = as_sae(params, plan.k, plan.kernel, metadata).unscaled(self.scale)
+        sae.save(self.folder.sae(layer))
+        seen, unseen = self._qualities(sae, 1.0)
+        summary: dict[str, Any] = {
+            "layer": layer,
+            "run": str(self.folder.path),
+            "sae": str(self.folder.sae(layer)),
+            "store": str(self.store.path),
+            "store_content_id": self.store.manifest["content_id"],
+            "recipe": self.config.recipe,
+            "kernel": plan.kernel,
+            "d": plan.d,
+            "n": plan.n,
+            "k": plan.k,
+            "batch": plan.batch,
+            "steps": state.step,
+            "rows": state.rows,
+            "epochs": state.rows / plan.epoch_rows,
+            "best_step": schedule.best_step if state.best else state.step,
+            "plateau_step": schedule.plateau_step,
+            "train_fvu": seen.fvu,
+            "train_l0": seen.l0,
+            "train_silent": seen.silent,
+            "holdout_fvu": unseen.fvu if unseen else None,
+            "holdout_l0": unseen.l0 if unseen else None,
+            "holdout_silent": unseen.silent if unseen else None,
+            "holdout_rows": unseen.rows if unseen else 0,
+            "dead": float(state.dead_N(plan.dead_rows).double().mean()),
+            "dead_rows": plan.dead_rows,
+            "scale": self.scale,
+            "seconds": self.seconds,
+            "rows_per_s": self._rate(),
+            "threads": torch.get_num_threads(),
+        }
+        write_json(self.folder.summary, summary)
+        return summary
+
+
+def _scale(store: ActivationSource, layer: str) -> float:
+    """S = 1 / sqrt(mean over channels of the variance), from training rows."""
+    statistics = store.statistics(layer)
+    variance = float(np.mean(statistics.var_C))
+    if not (math.isfinite(variance) and np.isfinite(statistics.mean_C).all()):
+        refuse_bad_rows(store, layer)
+    if not (math.isfinite(variance) and variance > 0):
+        raise DataError(
+            f"layer {layer}: expected activations that vary, found a mean variance of {variance}; "
+            "look at the images and weights that the store was built from"
+        )
+    return 1 / math.sqrt(variance)
+
+
+def _remarks(config: TrainConfig, plan: Plan, has_holdout: bool, reporter: Reporter) -> None:
+    steps = f"at most {plan.steps:,} steps" if plan.patience else f"{plan.steps:,} steps"
+    reporter.say(
+        f"{config.layer}: {plan.n:,} latents, k {plan.k}, {plan.batch:,} rows a step, {steps}, "
+        f"kernel {plan.kernel} on {plan.device}"
+    )
+    if config.recipe == "ksae" or config.batch_size:
+        wanted = config.batch_size or 500_000
+        if plan.batch != wanted:
+            reporter.say(
+                f"batch of {plan.batch:,} rows instead of {wanted:,}: {plan.epoch_rows:,} training "
+                f"rows, taken in pieces of {plan.micro_batch:,}"
+            )
+    if not has_holdout:
+        reporter.say("the store has no held-out rows: only the training FVU can be reported")
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """SIGTERM and SIGINT set the event instead of ending the process (in the main thread only)."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _board(folder: Path, step: int) -> Any:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+
+def _to_board(board: Any, line: dict[str, float | int | None]) -> None:
+    if board is None:
+        return
+    for name, value in line.items():
+        if name != "step" and value is not None:
+            board.add_scalar(name, value, line["step"])

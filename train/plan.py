@@ -1,0 +1,133 @@
+"""A configuration made definite for one layer of one store: every default settled."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from isae.config import check
+from isae.device import resolve_device
+from isae.kernels import choose_kernel
+from isae.train.config import TrainConfig
+from isae.train.source import Layer
+
+BATCH = {"topk": 4096, "ksae": 500_000}
+KSAE_EPOCHS, PATIENCE = 100, 3
+DEAD_ROWS = 10_000_000
+WARMUP = {"topk": 100, "ksae": 0}
+DECAY = {"topk": 0.2, "ksae": 0.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    n: int
+    """Latents."""
+    d: int
+    """Channels."""
+    k: int
+    """Active latents per row."""
+    tied: bool
+    """One matrix for encoder and decoder."""
+    unit_norm: bool
+    """Decoder rows are kept at unit norm, their gradient without its parallel part."""
+    relative_loss: bool
+    """Loss per row over the row's own energy (ksae), else FVU of the batch."""
+    k_aux: int
+    """Dead latents that AuxK lets reconstruct the residual; 0: no AuxK."""
+    aux_coefficient: float
+    """Weight of AuxK."""
+    dead_rows: int
+    """Rows without firing that make a latent dead."""
+    micro_batch: int
+    """Rows of one piece."""
+    pieces: int
+    """Pieces of one optimiser step."""
+    epoch_rows: int
+    """Training rows."""
+    steps: int
+    """The last step at the latest."""
+    patience: int | None
+    """Evaluations without progress that end the run; None: it runs to `steps`."""
+    eval_every: int
+    """Steps between evaluations."""
+    lr: float
+    """The highest learning rate."""
+    warmup: int
+    """Steps of rising learning rate."""
+    decay_fraction: float
+    """Part of the run with falling learning rate."""
+    kernel: str
+    """reference | cpu."""
+    device: str
+    """cpu | cuda."""
+
+    @property
+    def batch(self) -> int:
+        """Rows of one optimiser step."""
+        return self.micro_batch * self.pieces
+
+    def lr_at(self, step: int, decay_start: int, end: int) -> float:
+        """The learning rate of `step` (from 1): rise, flat, fall after `decay_start` to `end`."""
+        rise = min(1.0, step / self.warmup) if self.warmup else 1.0
+        if step > decay_start and end > decay_start:
+            return self.lr * rise * (end + 1 - step) / (end + 1 - decay_start)
+        return self.lr * rise
+
+
+def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
+    """Settle `config` for `layer`. Raises ConfigError where the two do not fit."""
+    topk = config.recipe == "topk"
+    n = config.latents or config.expansion * layer.channels
+    check(
+        config.k <= n, f"k <= {n} (the number of latents)", config.k, "lower --k or raise latents"
+    )
+    wanted = min(config.batch_size or BATCH[config.recipe], layer.train_rows)
+    check(wanted >= 1, "at least one training row in the store", layer.train_rows)
+    pieces = math.ceil(wanted / config.micro_batch)
+    micro = wanted // pieces
+    per_epoch = max(1, layer.train_rows // (micro * pieces))
+    steps, patience = _length(config, per_epoch, has_holdout)
+    aux = config.aux_coefficient
+    aux = (1 / 32 if topk else 0.0) if aux is None else aux
+    decay = config.decay_fraction
+    warmup = WARMUP[config.recipe] if config.warmup_steps is None else config.warmup_steps
+    device = resolve_device(config.device)
+    return Plan(
+        n=n,
+        d=layer.channels,
+        k=config.k,
+        tied=(not topk) if config.tied is None else config.tied,
+        unit_norm=topk,
+        relative_loss=not topk,
+        k_aux=max(1, layer.channels // 2) if aux else 0,
+        aux_coefficient=aux,
+        dead_rows=config.dead_rows or min(DEAD_ROWS, layer.train_rows),
+        micro_batch=micro,
+        pieces=pieces,
+        epoch_rows=layer.train_rows,
+        steps=steps,
+        patience=patience,
+        eval_every=config.eval_every or min(max(per_epoch, 50), 500),
+        lr=config.lr or (2e-4 / math.sqrt(n / 2**14) if topk else 1e-3),
+        warmup=warmup if config.warmup_steps is not None else min(warmup, steps // 10),
+        decay_fraction=DECAY[config.recipe] if decay is None else decay,
+        kernel=choose_kernel(config.kernel, device),
+        device=str(device),
+    )
+
+
+def _length(config: TrainConfig, per_epoch: int, has_holdout: bool) -> tuple[int, int | None]:
+    fixed = config.steps or (config.epochs * per_epoch if config.epochs else None)
+    if fixed:
+        return fixed, config.patience if has_holdout else None
+    if config.recipe == "ksae" and config.patience is None:
+        return KSAE_EPOCHS * per_epoch, None
+    check(
+        has_holdout,
+        "held-out rows in the store, since training ends when their FVU stops falling",
+        "none",
+        "give --steps or --epochs, or build the store with --holdout",
+    )
+    return config.max_epochs * per_epoch, config.patience or PATIENCE

@@ -1,0 +1,107 @@
+"""What training asks of an activation store; `isae.store.Store` has it.
+
+Shapes: R rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from isae.errors import DataError
+
+Array = npt.NDArray[Any]
+SCAN_ROWS = 65536
+
+
+class Layer(Protocol):
+    """One stored layer: rows [0, train_rows) are training rows, the rest held-out rows."""
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+
+    @property
+    def channels(self) -> int:
+        """The length of a row."""
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+
+    @property
+    def train_rows(self) -> int:
+        """Training rows."""
+
+
+class Rows(Protocol):
+    """Activations of a layer, sliced by rows."""
+
+    def __getitem__(self, rows: slice, /) -> Array:
+        """Rows as NumPy [R, C]."""
+
+
+class Statistics(Protocol):
+    """Statistics of the training images' rows, per channel."""
+
+    @property
+    def mean_C(self) -> Array:
+        """Means, float64."""
+
+    @property
+    def var_C(self) -> Array:
+        """Variances, float64."""
+
+
+class ActivationSource(Protocol):
+    """The part of a store that training reads."""
+
+    @property
+    def path(self) -> Path:
+        """Where the store is."""
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The stored layers by name."""
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The manifest; `content_id` names the store's contents."""
+
+    def activations(self, layer: str, /) -> Rows:
+        """Rows of a layer."""
+
+    def statistics(self, layer: str, /) -> Statistics:
+        """Statistics of a layer's training rows."""
+
+    def batches(
+        self, layer: str, batch_size: int, /, *, seed: int, start_batch: int = 0
+    ) -> Iterator[Array]:
+        """Endless shuffled batches of training rows."""
+
+
+def scaled(rows_RC: Array, scale: float, device: torch.device) -> torch.Tensor:
+    """Stored rows times the run's scalar, float32 on `device`."""
+    return torch.from_numpy(rows_RC).to(device=device, dtype=torch.float32) * scale
+
+
+def refuse_bad_rows(store: ActivationSource, layer: str) -> None:
+    """Find the rows of a layer that are not finite and raise DataError that names them.
+
+    Returns if there are none (then the numbers went wrong later).
+    """
+    rows, total = store.activations(layer), store.layers[layer].rows
+    for start in range(0, total, SCAN_ROWS):
+        block_RC = rows[slice(start, min(start + SCAN_ROWS, total))]
+        bad = np.flatnonzero(~np.isfinite(block_RC.astype(np.float32)).all(axis=1)) + start
+        if bad.size:
+            raise DataError(
+                f"layer {layer}: expected finite activations, found NaN or infinity in {bad.size} "
+                f"of the rows {start} to {start + len(block_RC) - 1}, first in row {bad[0]}, "
+                f"last in row {bad[-1]}; build the store again from sound weights and images"
+            )

@@ -1,0 +1,236 @@
+"""One optimiser step: gradients of a batch, piece by piece, then Adam.
+
+Loss of a batch (recipe topk; FVU of the batch plus AuxK of arXiv 2406.04093):
+
+    L = (sum ||x - x_hat||^2 + c sum ||e - e_hat||^2) / sum ||x - mean x||^2
+
+with e = x - x_hat detached and e_hat = the reconstruction, without b_dec, of e by the k_aux dead
+latents with the largest pre-activations (through ReLU). Recipe ksae (arXiv 2504.11489): the mean
+over rows of ||x - x_hat||^2 / ||x||^2 (rows of zeros count 0).
+
+Pieces add up half the gradient of the sum in the numerator; the denominator is known after the
+last piece and enters as the gradient's scale. So a batch of pieces is the batch as a whole.
+
+Shapes: B rows of a piece, D channels, N latents, K active latents, Q dead latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from isae.kernels import (
+    adam_update,
+    column_sums,
+    decode_residual,
+    group_by_latent,
+    sparse_outer,
+    topk_encode,
+)
+from isae.kernels.topk_encode import topk_cpu, topk_reference
+from isae.train.parameters import State
+from isae.train.plan import Plan
+
+Grads = dict[str, torch.Tensor]
+
+
+@dataclass
+class BatchSums:
+    """Sums over the pieces of a batch, float64."""
+
+    rows: int
+    squares: float
+    """sum ||x - x_hat||^2"""
+    weighted: float
+    """sum over rows of weight ||x - x_hat||^2; the weight is 1, or 1/||x||^2 for ksae"""
+    aux: float
+    """sum ||e - e_hat||^2"""
+    active: int
+    """Values > 0."""
+    sums_D: torch.Tensor
+    sumsq_D: torch.Tensor
+    fired_N: torch.Tensor
+    """Which latents fired."""
+
+    def add(self, other: BatchSums) -> None:
+        """Count another piece."""
+        self.rows += other.rows
+        self.squares += other.squares
+        self.weighted += other.weighted
+        self.aux += other.aux
+        self.active += other.active
+        self.sums_D = self.sums_D + other.sums_D
+        self.sumsq_D = self.sumsq_D + other.sumsq_D
+        self.fired_N = self.fired_N | other.fired_N
+
+    @property
+    def variance(self) -> float:
+        """Sum ||x - mean||^2 over the batch."""
+        return float((self.sumsq_D - self.sums_D.square() / self.rows).sum())
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured, before its update."""
+
+    loss: float
+    fvu: float
+    l0: float
+    dead: int
+
+
+class Stepper:
+    """Runs optimiser steps on a state; keeps the gradient buffers between them."""
+
+    def __init__(self, plan: Plan, state: State) -> None:
+        self.plan, self.state = plan, state
+        self.grads = {name: torch.zeros_like(value) for name, value in state.params.items()}
+
+    def step(self, pieces: list[torch.Tensor], lr: float) -> StepResult:
+        """One update from the pieces of a batch (scaled float32 [B, D] each)."""
+        state, plan = self.state, self.plan
+        dead_N = state.dead_N(plan.dead_rows)
+        dead_Q = dead_N.nonzero()[:, 0]
+        total: BatchSums | None = None
+        for grad in self.grads.values():
+            grad.zero_()
+        gradients = cpu_piece if plan.kernel == "cpu" else reference_piece
+        for x_BD in pieces:
+            sums = gradients(plan, state, x_BD, dead_Q, self.grads)
+            if total is None:
+                total = sums
+            else:
+                total.add(sums)
+        assert total is not None
+        denominator = float(total.rows) if plan.relative_loss else max(total.variance, 1e-30)
+        self._update(lr, 2.0 / denominator)
+        state.rows += total.rows
+        state.last_fired_N[total.fired_N] = state.rows
+        loss = (total.weighted + plan.aux_coefficient * total.aux) / denominator
+        fvu = total.squares / max(total.variance, 1e-30)
+        return StepResult(loss, fvu, total.active / total.rows, int(dead_Q.numel()))
+
+    def _update(self, lr: float, scale: float) -> None:
+        state, plan = self.state, self.plan
+        state.step += 1
+        for name, param in state.params.items():
+            on_sphere = plan.unit_norm and name == "W_dec"
+            adam_update(
+                param,
+                self.grads[name],
+                state.first[name],
+                state.second[name],
+                lr=lr,
+                step=state.step,
+                grad_scale=scale,
+                project=on_sphere,
+                renormalise=on_sphere,
+                kernel=plan.kernel,
+            )
+
+
+def row_weights(plan: Plan, x_BD: torch.Tensor) -> torch.Tensor:
+    """The weight of each row's squared error in the loss, [B]."""
+    if not plan.relative_loss:
+        return x_BD.new_ones(x_BD.shape[0])
+    energy_B = x_BD.square().sum(1)
+    return torch.where(energy_B > 0, 1 / energy_B, 0.0)
+
+
+def reference_piece(
+    plan: Plan, state: State, x_BD: torch.Tensor, dead_Q: torch.Tensor, grads: Grads
+) -> BatchSums:
+    """The plain dense definition, differentiated by autograd."""
+    leaves = {name: value.detach().requires_grad_() for name, value in state.params.items()}
+    W_dec_ND, b_dec_D = leaves["W_dec"], leaves["b_dec"]
+    W_enc_ND = leaves.get("W_enc", W_dec_ND)
+    pre_BN = (x_BD - b_dec_D) @ W_enc_ND.T + leaves["b_enc"]
+    _, indices_BK = topk_reference(pre_BN.detach(), plan.k)
+    z_BN = torch.zeros_like(pre_BN).scatter(1, indices_BK, pre_BN.gather(1, indices_BK).relu())
+    r_BD = z_BN @ W_dec_ND + b_dec_D - x_BD
+    squares_B = r_BD.double().square().sum(1)
+    weighted = (row_weights(plan, x_BD) * squares_B).sum()
+    aux = squares_B.new_zeros(())
+    if plan.k_aux and dead_Q.numel():
+        pre_BQ = pre_BN[:, dead_Q]
+        _, top_BK = topk_reference(pre_BQ.detach(), min(plan.k_aux, int(dead_Q.numel())))
+        z_BQ = torch.zeros_like(pre_BQ).scatter(1, top_BK, pre_BQ.gather(1, top_BK).relu())
+        aux = (z_BQ @ W_dec_ND[dead_Q] + r_BD.detach()).double().square().sum()
+    (0.5 * (weighted + plan.aux_coefficient * aux)).backward()  # type: ignore[no-untyped-call]
+    for name, leaf in leaves.items():
+        if leaf.grad is not None:
+            grads[name] += leaf.grad
+    active_BN = z_BN.detach() > 0
+    return BatchSums(
+        x_BD.shape[0],
+        float(squares_B.detach().sum()),
+        float(weighted.detach()),
+        float(aux.detach()),
+        int(active_BN.sum()),
+        *column_sums(x_BD, kernel=plan.kernel),
+        active_BN.any(0),
+    )
+
+
+def cpu_piece(
+    plan: Plan, state: State, x_BD: torch.Tensor, dead_Q: torch.Tensor, grads: Grads
+) -> BatchSums:
+    """The same gradients without a dense [B, N] anywhere: only active latents are touched."""
+    W_dec_ND, b_dec_D = state.params["W_dec"], state.params["b_dec"]
+    g_enc_ND = grads.get("W_enc", grads["W_dec"])
+    centred_BD = x_BD - b_dec_D
+    values_BK, indices_BK = topk_encode(
+        centred_BD, state.W_enc_ND, state.params["b_enc"], plan.k, kernel="cpu"
+    )
+    weight_B = row_weights(plan, x_BD)
+    residual = decode_residual(
+        values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B, kernel="cpu"
+    )
+    groups = group_by_latent(values_BK, indices_BK, plan.n, kernel="cpu")
+    add = {"accumulate": True, "kernel": "cpu"}
+    sparse_outer(groups, values_BK, residual.r_BD, out_ND=grads["W_dec"], **add)  # type: ignore[arg-type]
+    sparse_outer(groups, residual.g_values_BK, centred_BD, out_ND=g_enc_ND, **add)  # type: ignore[arg-type]
+    g_b_N1 = sparse_outer(groups, residual.g_values_BK, x_BD.new_ones(len(x_BD), 1), kernel="cpu")
+    aux = 0.0
+    if plan.k_aux and dead_Q.numel():
+        aux = _aux_gradients(plan, state, centred_BD, residual.r_BD, dead_Q, grads, g_b_N1[:, 0])
+    grads["b_enc"] += g_b_N1[:, 0]
+    r_sums_D = column_sums(residual.r_BD, kernel="cpu")[0]
+    # The encoder sees x - b_dec, so b_dec also gets minus what reaches the encoder's input.
+    grads["b_dec"] += (r_sums_D - (g_b_N1[:, 0] @ state.W_enc_ND).double()).float()
+    return BatchSums(
+        x_BD.shape[0],
+        float(residual.squares_B.sum()),
+        float((residual.squares_B * weight_B).sum()),
+        aux,
+        int((values_BK > 0).sum()),
+        *column_sums(x_BD, kernel="cpu"),
+        groups.counts_N > 0,
+    )
+
+
+def _aux_gradients(
+    plan: Plan,
+    state: State,
+    centred_BD: torch.Tensor,
+    r_BD: torch.Tensor,
+    dead_Q: torch.Tensor,
+    grads: Grads,
+    g_b_N: torch.Tensor,
+) -> float:
+    # Dense products, but over the dead latents' columns only.
+    W_enc_QD, W_dec_QD = state.W_enc_ND[dead_Q], state.params["W_dec"][dead_Q]
+    z_BQ = torch.addmm(state.params["b_enc"][dead_Q], centred_BD, W_enc_QD.T)
+    if dead_Q.numel() > plan.k_aux:
+        values_BK, indices_BK = topk_cpu(z_BQ, plan.k_aux)
+        z_BQ = z_BQ.zero_().scatter_(1, indices_BK, values_BK)
+    else:
+        z_BQ.relu_()
+    error_BD = torch.addmm(r_BD, z_BQ, W_dec_QD)
+    g_BD = error_BD * plan.aux_coefficient
+    g_z_BQ = torch.mm(g_BD, W_dec_QD.T).mul_(z_BQ > 0)
+    grads["W_dec"].index_add_(0, dead_Q, z_BQ.T @ g_BD)
+    grads.get("W_enc", grads["W_dec"]).index_add_(0, dead_Q, g_z_BQ.T @ centred_BD)
+    g_b_N.index_add_(0, dead_Q, g_z_BQ.sum(0))
+    return float(column_sums(error_BD, kernel="cpu")[1].sum())
