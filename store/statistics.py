@@ -1,9 +1,9 @@
 """Per-channel statistics of the training images' rows, exact and independent of batch sizes.
 
 mean_c = sum_r x_rc / R, var_c = sum_r (x_rc - mean_c)^2 / R (population variance), max_c, and the
-share of rows with x_rc != 0. Sums are taken in float64 over fixed blocks of rows in stored order
-and joined by Chan's formula (Chan, Golub and LeVeque 1983), so the result depends on the stored
-rows alone.
+share of rows with x_rc != 0. Sums are taken in float64 over fixed blocks of rows in stored order,
+about the first row of the block, and joined by Chan's formula (Chan, Golub and LeVeque 1983), so
+the result depends on the stored rows alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 
+from isae.compiled import compiled
 from isae.errors import StoreCorruptError
 from isae.files import atomic_path
 
@@ -45,10 +46,10 @@ class Accumulator:
 
     def __init__(self, channels: int) -> None:
         self.count = 0
-        self.mean_C = torch.zeros(channels, dtype=torch.float64)
-        self.m2_C = torch.zeros(channels, dtype=torch.float64)
-        self.max_C = torch.full((channels,), -torch.inf, dtype=torch.float64)
-        self.nonzero_C = torch.zeros(channels, dtype=torch.float64)
+        self.mean_C = np.zeros(channels)
+        self.m2_C = np.zeros(channels)
+        self.max_C = np.full(channels, -np.inf)
+        self.nonzero_C = np.zeros(channels)
         self.pending: list[npt.NDArray[np.generic]] = []
         self.pending_rows = 0
 
@@ -71,21 +72,43 @@ class Accumulator:
             self.pending, self.pending_rows = [], 0
         count = max(self.count, 1)
         arrays = (self.mean_C, self.m2_C / count, self.max_C, self.nonzero_C / count)
-        return ChannelStatistics(self.count, *(array.numpy().copy() for array in arrays))
+        return ChannelStatistics(self.count, *(array.copy() for array in arrays))
 
     def _add_block(self, rows_RC: npt.NDArray[np.generic]) -> None:
-        block = torch.from_numpy(np.ascontiguousarray(rows_RC)).to(torch.float64)
+        # torch converts float16 several times faster than NumPy.
+        block = torch.from_numpy(np.ascontiguousarray(rows_RC)).float().numpy()
+        sum_C, square_C, max_C, nonzero_C = np.zeros((4, block.shape[1]))
+        _sum_block(block, sum_C, square_C, max_C, nonzero_C)
         size = len(block)
-        mean = block.mean(dim=0)
+        mean = block[0] + sum_C / size
         delta = mean - self.mean_C
         total = self.count + size
-        self.m2_C += (block - mean).square().sum(dim=0) + delta.square() * (
-            self.count * size / total
-        )
+        self.m2_C += square_C - sum_C**2 / size + delta**2 * (self.count * size / total)
         self.mean_C += delta * (size / total)
-        self.max_C = torch.maximum(self.max_C, block.amax(dim=0))
-        self.nonzero_C += (block != 0).sum(dim=0)
+        self.max_C = np.maximum(self.max_C, max_C)
+        self.nonzero_C += nonzero_C
         self.count = total
+
+
+@compiled()
+def _sum_block(
+    rows_RC: npt.NDArray[np.float32],
+    sum_C: Floats,
+    square_C: Floats,
+    max_C: Floats,
+    nonzero_C: Floats,
+) -> None:
+    """Sums and sums of squares about the first row, maxima and non-zero counts, in one pass."""
+    rows, channels = rows_RC.shape
+    max_C[:] = -np.inf
+    for row in range(rows):
+        for c in range(channels):
+            value = np.float64(rows_RC[row, c])
+            offset = value - np.float64(rows_RC[0, c])
+            sum_C[c] += offset
+            square_C[c] += offset * offset
+            max_C[c] = max(max_C[c], value)
+            nonzero_C[c] += value != 0.0
 
 
 def save_statistics(path: Path, statistics: dict[str, ChannelStatistics]) -> None:

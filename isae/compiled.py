@@ -1,0 +1,96 @@
+"""Loops compiled by numba on their first call, so that numba is imported only where it is used.
+
+A loop is an ordinary typed function under `@compiled`. It may call other compiled functions of
+the same file and use `prange`, which this module replaces by numba's when it compiles. Compiled
+code is kept in numba's cache (beside the file, or in the user's cache folder where that cannot be
+written; NUMBA_CACHE_DIR moves it), keyed by processor and by the file's date.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+prange = range
+"""Stands for numba.prange: iterations run in parallel once compiled."""
+
+SUMS = frozenset({"reassoc", "contract", "nsz"})
+"""Lets a sum run in several lanes: another order than written, but always the same order."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""numba's workqueue ends the process when two threads start parallel loops at once."""
+
+
+class Compiled(Generic[P, R]):
+    """A function that is compiled when first called."""
+
+    def __init__(self, function: Callable[P, R], parallel: bool, fastmath: frozenset[str]) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.parallel, self.fastmath = function, parallel, fastmath
+        self._dispatcher: Any = None
+
+    def dispatcher(self) -> Any:
+        """The compiled function, made on the first request."""
+        if self._dispatcher is None:
+            self._dispatcher = self._compile()
+        return self._dispatcher
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the compiled function, on as many threads as torch uses."""
+        dispatcher = self.dispatcher()
+        if not self.parallel:
+            return cast(R, dispatcher(*args, **kwargs))
+        with _ONE_AT_A_TIME:
+            _follow_torch_threads()
+            return cast(R, dispatcher(*args, **kwargs))
+
+    def _compile(self) -> Any:
+        import numba
+
+        _choose_threading_layer(numba.config)
+        source: Any = self.function
+        scope = dict(source.__globals__, prange=numba.prange)
+        for name in source.__code__.co_names:
+            if isinstance(scope.get(name), Compiled):
+                scope[name] = scope[name].dispatcher()
+        function = types.FunctionType(
+            source.__code__, scope, source.__name__, source.__defaults__, source.__closure__
+        )
+        function.__qualname__, function.__module__ = source.__qualname__, source.__module__
+        options = {
+            "parallel": self.parallel,
+            "fastmath": set(self.fastmath),
+            "error_model": "numpy",
+        }
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # no folder that a cache could be written to
+            return numba.njit(**options)(function)
+
+
+def compiled(
+    *, parallel: bool = False, fastmath: frozenset[str] = frozenset()
+) -> Callable[[Callable[P, R]], Compiled[P, R]]:
+    """Mark a function to be compiled by numba on its first call."""
+    return lambda function: Compiled(function, parallel, fastmath)
+
+
+def _choose_threading_layer(config: Any) -> None:
+    # numba's OpenMP layer loads the system's libgomp beside the one that torch ships. Each pool
+    # keeps spinning for a while after its loops and takes the processor from the other one.
+    if config.THREADING_LAYER == "default":
+        config.THREADING_LAYER = "workqueue"
+
+
+def _follow_torch_threads() -> None:
+    import numba
+
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))

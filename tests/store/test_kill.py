@@ -1,0 +1,99 @@
+"""A build killed at any moment leaves a folder that readers refuse and --overwrite replaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isae.errors import IsaeError
+from isae.store import BuildConfig, build_store, open_store, verify_store
+
+KILLS = 5
+COMMAND = [sys.executable, "-m", "isae.store.cli", "build", "--images", "synthetic:48"]
+OPTIONS = ["--layers", "mixed4a", "--size", "48", "--workers", "0", "--quiet"]
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMAND, *OPTIONS, "--out", str(out), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    config = BuildConfig(
+        images="synthetic:48", layers=("mixed4a",), size=48, workers=0, out=str(tmp_path / "whole")
+    )
+    expected = build_store(config)["content_id"]
+    generator = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+    unfinished = 0
+    for _ in range(KILLS):
+        process = start(out, "--overwrite")
+        deadline = time.monotonic() + 60
+        while not (out / "building.json").exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(float(generator.uniform(0, 1.0)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (out / "COMPLETE").exists():
+            assert open_store(out).content_id == expected
+            continue
+        unfinished += 1
+        with pytest.raises(IsaeError, match="did not finish|found nothing there"):
+            open_store(out)
+        again = start(out)
+        error = again.communicate()[1].decode()
+        assert again.returncode == 2
+        assert "found an unfinished store" in error
+        assert "--overwrite" in error
+    assert unfinished > 0
+    last = start(out, "--overwrite", "--json")
+    output = last.communicate()[0]
+    assert last.returncode == 0
+    assert json.loads(output)["content_id"] == expected
+    assert verify_store(out) == []
+
+
+def test_an_interrupted_build_removes_what_it_wrote(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    process = start(out)
+    deadline = time.monotonic() + 60
+    while not (out / "building.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate()[1].decode()
+    assert process.returncode == 130
+    assert error == "interrupted\n"
+    assert not out.exists()
+
+
+def test_a_second_build_into_a_running_one_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    first = start(out)
+    deadline = time.monotonic() + 60
+    while not (out / "building.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = start(out, "--overwrite")
+        error = second.communicate()[1].decode()
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert f"found process {first.pid} building there" in error
+    assert first.wait() == 0
+    assert verify_store(out) == []
