@@ -34,9 +34,11 @@ def fetch(url: str, path: Path) -> Path:
     """
     if path.is_file():
         return path
+    # Not urlopen: it would keep the proxies that were set at its first call.
+    opener = urllib.request.build_opener()
     try:
         with (
-            urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response,
+            opener.open(url, timeout=TIMEOUT_SECONDS) as response,
             atomic_path(path) as temporary,
         ):
             with temporary.open("wb") as file:

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from types import MappingProxyType
 
 from isae.errors import ConfigError, unknown_name
 
@@ -204,7 +202,6 @@ GOOGLENET: tuple[Op, ...] = (
 _TRUNKS = {"inceptionv1": INCEPTION_V1, "googlenet": GOOGLENET}
 
 
-@cache
 def layer_table(name: str) -> Mapping[str, LayerInfo]:
     """The layers of network `name` ('inceptionv1' or 'googlenet'), in network order.
 
@@ -225,12 +222,12 @@ def layer_table(name: str) -> Mapping[str, LayerInfo]:
             channels,
             stride,
             receptive,
-            MappingProxyType(_slices(op)),
-            MappingProxyType(_kernels(op)),
+            _slices(op),
+            _kernels(op),
             GOOGLENET_NOTE if op.widths and name == "googlenet" else "",
             steps,
         )
-    return MappingProxyType(table)
+    return table
 
 
 def _slices(op: Op) -> dict[str, tuple[int, int]]:

@@ -177,7 +177,10 @@ class InceptionV1(Network):
 
     def public_state(self) -> dict[str, Tensor]:
         """The weights under the public conversion's keys, as copies."""
-        return {key: view.detach().clone() for key, view in self._public_views().items()}
+        return {
+            key: view.detach().clone(memory_format=torch.contiguous_format)
+            for key, view in self._public_views().items()
+        }
 
     def _public_views(self) -> dict[str, Tensor]:
         views = {f"{SOFTMAX}.weight": self.softmax2.weight, f"{SOFTMAX}.bias": self.softmax2.bias}
