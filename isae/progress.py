@@ -71,7 +71,9 @@ class _BarMeter(Meter):
     def advance(self, count: int = 1) -> None:
         super().advance(count)
         rate = f"{self.rate:,.1f} {self.unit}/s"
-        self.bar.update(self.task, completed=self.done, rate=rate, remark=self.remark)
+        self.bar.update(
+            self.task, completed=self.done, total=self.total, rate=rate, remark=self.remark
+        )
 
 
 class _Field(ProgressColumn):

@@ -19,27 +19,34 @@ Array = npt.NDArray[Any]
 STRIPE = 64
 
 
-def column_sums(x_BD: torch.Tensor, *, kernel: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
-    """Per channel the sum over rows of x and of x^2 -> two float64 [D].
+def column_sums(
+    x_BD: torch.Tensor, weight_B: torch.Tensor | None = None, *, kernel: str = "auto"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per channel the sums over rows of w x and of w x^2 (w = 1 without weights) -> float64 [D].
 
-    Raises KernelError unless x is a float32 or float64 matrix.
+    Raises KernelError unless x is a float32 or float64 matrix and the weights fit it.
     """
     check_tensor("x", x_BD, (None, None))
+    if weight_B is None:
+        weight_B = x_BD.new_ones(x_BD.shape[0])
+    check_tensor("weight", weight_B, (x_BD.shape[0],), like=x_BD)
     if choose_kernel(kernel, x_BD.device) == "reference":
-        x64_BD = x_BD.detach().double()
-        return x64_BD.sum(0), x64_BD.square().sum(0)
+        x64_BD, weight_B1 = x_BD.detach().double(), weight_B.detach().double()[:, None]
+        return (weight_B1 * x64_BD).sum(0), (weight_B1 * x64_BD.square()).sum(0)
     sums_2D = torch.zeros(2, x_BD.shape[1], dtype=torch.float64)
-    _sum_stripes(x_BD.detach().contiguous().numpy(), STRIPE, sums_2D.numpy())
+    x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
+    _sum_stripes(x, weight, STRIPE, sums_2D.numpy())
     return sums_2D[0], sums_2D[1]
 
 
 @compiled(parallel=True)
-def _sum_stripes(x_BD: Array, stripe: int, sums_2D: Array) -> None:
+def _sum_stripes(x_BD: Array, weight_B: Array, stripe: int, sums_2D: Array) -> None:
     rows, d = x_BD.shape
     for part in prange((d + stripe - 1) // stripe):
         start, stop = part * stripe, min(part * stripe + stripe, d)
         for r in range(rows):
+            weight = np.float64(weight_B[r])
             for c in range(start, stop):
                 value = np.float64(x_BD[r, c])
-                sums_2D[0, c] += value
-                sums_2D[1, c] += value * value
+                sums_2D[0, c] += weight * value
+                sums_2D[1, c] += weight * value * value

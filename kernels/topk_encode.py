@@ -143,7 +143,7 @@ def _topk_into(
     k, n = values_CK.shape[1], pre_CN.shape[1]
     prune = n // BLOCK >= BLOCKS_PER_K * k
     arrays = (values_CK.numpy(), indices_CK.numpy())
-    _topk_rows(pre_CN.numpy(), b_N.numpy(), prune, *arrays, PARTS)
+    _topk_rows(pre_CN.numpy(), b_N.contiguous().numpy(), prune, *arrays, PARTS)
 
 
 @compiled()

@@ -32,6 +32,7 @@ from isae.kernels.topk_encode import topk_cpu, topk_reference
 from isae.train.parameters import State
 from isae.train.plan import Plan
 
+SHORT_SUM = 256
 Grads = dict[str, torch.Tensor]
 
 
@@ -198,7 +199,8 @@ def cpu_piece(
     grads["b_enc"] += g_b_N1[:, 0]
     r_sums_D = column_sums(residual.r_BD, kernel="cpu")[0]
     # The encoder sees x - b_dec, so b_dec also gets minus what reaches the encoder's input.
-    grads["b_dec"] += (r_sums_D - (g_b_N1[:, 0] @ state.W_enc_ND).double()).float()
+    through_D = column_sums(state.W_enc_ND, g_b_N1[:, 0], kernel="cpu")[0]
+    grads["b_dec"] += (r_sums_D - through_D).to(x_BD.dtype)
     return BatchSums(
         x_BD.shape[0],
         float(residual.squares_B.sum()),
@@ -230,7 +232,18 @@ def _aux_gradients(
     error_BD = torch.addmm(r_BD, z_BQ, W_dec_QD)
     g_BD = error_BD * plan.aux_coefficient
     g_z_BQ = torch.mm(g_BD, W_dec_QD.T).mul_(z_BQ > 0)
-    grads["W_dec"].index_add_(0, dead_Q, z_BQ.T @ g_BD)
-    grads.get("W_enc", grads["W_dec"]).index_add_(0, dead_Q, g_z_BQ.T @ centred_BD)
-    g_b_N.index_add_(0, dead_Q, g_z_BQ.sum(0))
+    g_enc_ND = grads.get("W_enc", grads["W_dec"])
+    grads["W_dec"].index_add_(0, dead_Q, _product_over_rows(z_BQ, g_BD))
+    g_enc_ND.index_add_(0, dead_Q, _product_over_rows(g_z_BQ, centred_BD))
+    g_b_N.index_add_(0, dead_Q, column_sums(g_z_BQ, kernel="cpu")[0].to(g_b_N.dtype))
     return float(column_sums(error_BD, kernel="cpu")[1].sum())
+
+
+def _product_over_rows(a_BQ: torch.Tensor, b_BD: torch.Tensor) -> torch.Tensor:
+    # a^T b in short pieces: a long sum would be split by the number of threads, and the last bits
+    # with it.
+    total_QD = a_BQ.new_zeros(a_BQ.shape[1], b_BD.shape[1])
+    for start in range(0, a_BQ.shape[0], SHORT_SUM):
+        stop = start + SHORT_SUM
+        total_QD.addmm_(a_BQ[start:stop].T, b_BD[start:stop])
+    return total_QD
