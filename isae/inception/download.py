@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def fetch(url: str, path: Path) -> Path:
                 shutil.copyfileobj(response, file)
             _check_length(temporary.stat().st_size, response.headers.get("Content-Length"))
     except (OSError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         raise WeightsError(
             f"expected to download {url}, found no way to ({error}); download it elsewhere and "
             f"put it at {path}"
