@@ -9,6 +9,7 @@ Flood 2014, "Fast splittable pseudorandom number generators").
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 def keyed_seed(*key: int | str) -> int:
     """A 128-bit seed from a tuple of integers and names, the same on every machine."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    text = json.dumps(key)  # keeps types and boundaries apart: (1, "a") is not ("1", "a")
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
 

@@ -1,0 +1,52 @@
+# One virtual environment in .venv; nothing outside this folder is written.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := demo
+# pytest workers; the kernels and the network use threads of their own.
+JOBS ?= 2
+
+.PHONY: help install demo test lint typecheck pytest soak clean
+
+help:
+	@echo "make demo    install, then photos -> store -> SAE -> branch map on procedural pictures"
+	@echo "make test    install, then ruff, mypy and pytest"
+	@echo "make soak    the long tests"
+	@echo "make clean   remove .venv, demo/ and build leftovers"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "isae needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	@$(BIN)/isae-store build --images synthetic:1200 --layers mixed4c --out $(DEMO)/store --overwrite
+	@$(BIN)/isae-train $(DEMO)/store --layer mixed4c --out $(DEMO)/run --epochs 5 --expansion 4 --overwrite
+	@$(BIN)/isae-analyze branches $(DEMO)/run --overwrite
+	@echo
+	@echo "store    $(DEMO)/store                     isae-store info $(DEMO)/store"
+	@echo "SAE      $(DEMO)/run/sae/mixed4c           metrics in $(DEMO)/run/metrics.jsonl"
+	@echo "branches $(DEMO)/run/analysis/branches     summary.json, features.csv, figures"
+
+test: lint typecheck pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP)
+	$(BIN)/mypy
+
+pytest: $(STAMP)
+	$(BIN)/pytest -n $(JOBS) --dist loadscope -m 'not soak'
+
+soak: $(STAMP)
+	$(BIN)/pytest -m soak
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
