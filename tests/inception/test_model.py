@@ -174,14 +174,14 @@ def test_same_bits_whatever_batch_and_layers(model: str, networks: dict[str, Net
         for name in few:
             assert torch.equal(part[name], whole[name][start : start + count]), (name, start, count)
     every = network.activations(pixels[:4], names)
-    for name in names:
+    for name in names[::4]:
         assert torch.equal(network.activations(pixels[:4], [name])[name], every[name]), name
     assert torch.equal(network.logits(pixels)[3:5], network.logits(pixels[3:5]))
 
 
 def test_returned_maps_are_not_overwritten_by_later_layers(network: Network) -> None:
     pixels = pictures(1, 64, 64)
-    first = {name: network.activations(pixels, [name])[name] for name in network.layers}
+    first = {name: network.activations(pixels, [name])[name] for name in list(network.layers)[::4]}
     kept = copy.deepcopy(first)
     network.activations(pixels, network.layers)
     assert all(torch.equal(first[name], kept[name]) for name in first)
