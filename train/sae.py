@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from isae.errors import ConfigError, RunError
+from isae.errors import ConfigError, KernelError, RunError
 from isae.files import atomic_path, write_json
 from isae.kernels import sparse_decode, topk_encode
 
@@ -65,6 +65,11 @@ class SAE(nn.Module):
         Any floating dtype is taken and computed in that of the weights. Raises KernelError for
         another number of channels, DataError for NaN or infinity.
         """
+        if x_BD.dim() != 2 or x_BD.shape[1] != self.d:
+            raise KernelError(
+                f"x: expected shape [any, {self.d}], the channels of the layer that this SAE was "
+                f"trained on, found {list(x_BD.shape)}"
+            )
         centred_BD = x_BD.to(self.W_enc_ND.dtype) - self.b_dec_D
         return topk_encode(centred_BD, self.W_enc_ND, self.b_enc_N, self.k, kernel=self.kernel)
 

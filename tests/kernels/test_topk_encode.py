@@ -169,7 +169,7 @@ def test_bad_arguments_are_named() -> None:
         topk_encode(x, W.T, b, 2)
     with pytest.raises(KernelError, match=r"b_enc: expected shape \[6\]"):
         topk_encode(x, W, b[:5], 2)
-    with pytest.raises(KernelError, match="expected dtype torch.float32"):
+    with pytest.raises(KernelError, match=r"expected dtype torch\.float32"):
         topk_encode(x, W.double(), b, 2)
     with pytest.raises(KernelError, match="expected float32 or float64, found"):
         topk_encode(x.long(), W, b, 2)

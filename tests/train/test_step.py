@@ -1,0 +1,211 @@
+"""Steps of the compiled path against the dense definition, and both against formulas."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from isae.train import TrainConfig
+from isae.train.parameters import State, geometric_median, new_state
+from isae.train.plan import Plan, make_plan
+from isae.train.step import Stepper, cpu_piece, reference_piece
+
+D, N = 24, 90
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    name: str = "layer"
+    channels: int = D
+    rows: int = 5000
+    train_rows: int = 4000
+
+
+def plan_of(kernel: str = "cpu", **options: object) -> Plan:
+    settings = {"latents": N, "k": 5, "batch_size": 64, "steps": 100, "warmup_steps": 0, **options}
+    return make_plan(TrainConfig("layer", kernel=kernel, **settings), Layer(), True)
+
+
+def batch(step: int, rows: int = 64, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1000 + step)
+    mix = torch.randn(D, D, generator=torch.Generator().manual_seed(7))
+    return (torch.randn(rows, D, generator=generator).relu() @ mix * 0.3 + 0.5).to(dtype)
+
+
+def state_of(plan: Plan, dtype: torch.dtype = torch.float32) -> State:
+    sample = None if plan.relative_loss else batch(-1, 500).numpy()
+    state = new_state(plan, 3, sample)
+    for group in (state.params, state.first, state.second):
+        for name in group:
+            group[name] = group[name].to(dtype)
+    return state
+
+
+CASES = {
+    "topk": {},
+    "topk, one third dead": {"dead_rows": 64},
+    "topk, more dead than k_aux": {"dead_rows": 1, "k": 2},
+    "tied": {"tied": True, "dead_rows": 64},
+    "accumulated": {"micro_batch": 17, "dead_rows": 64},
+    "ksae": {"recipe": "ksae"},
+    "ksae untied, accumulated": {"recipe": "ksae", "tied": False, "micro_batch": 16},
+    "k = n": {"k": N},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_autograd_in_float64(case: str) -> None:
+    plan = plan_of(**CASES[case])
+    state = state_of(plan, torch.float64)
+    x = batch(0, 40, torch.float64)
+    x[7] = 0
+    dead = torch.arange(0, N, 3) if plan.k_aux else torch.zeros(0, dtype=torch.int64)
+    results = []
+    for piece in (cpu_piece, reference_piece):
+        grads = {name: torch.ones_like(value) for name, value in state.params.items()}
+        results.append((grads, piece(plan, state, x, dead, grads)))
+    for name in state.params:
+        ours, theirs = results[0][0][name], results[1][0][name]
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9), name
+    ours, theirs = results[0][1], results[1][1]
+    for field in ("rows", "active"):
+        assert getattr(ours, field) == getattr(theirs, field)
+    for field in ("squares", "weighted", "aux", "variance"):
+        assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=1e-10)
+    assert (ours.aux > 0) == bool(plan.k_aux)
+    assert torch.equal(ours.fired_N, theirs.fired_N)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_thirty_steps_follow_the_reference(case: str) -> None:
+    losses: dict[str, list[float]] = {}
+    deads: dict[str, list[int]] = {}
+    states: dict[str, State] = {}
+    for kernel in ("cpu", "reference"):
+        plan = plan_of(kernel, **CASES[case])
+        states[kernel] = state_of(plan, torch.float64)
+        stepper = Stepper(plan, states[kernel])
+        results = []
+        for step in range(30):
+            x = batch(step, plan.batch, torch.float64)
+            results.append(stepper.step(list(x.split(plan.micro_batch)), 1e-3))
+        losses[kernel] = [result.loss for result in results]
+        deads[kernel] = [result.dead for result in results]
+    # In float64 rounding is 1e-16 a step; a wrong tie or sign would show at 1e-3 and more.
+    assert losses["cpu"] == pytest.approx(losses["reference"], rel=1e-8)
+    assert deads["cpu"] == deads["reference"]
+    for name, value in states["cpu"].params.items():
+        assert torch.allclose(value, states["reference"].params[name], rtol=1e-6, atol=1e-8), name
+    assert losses["cpu"][-1] < losses["cpu"][0]
+    if "dead_rows" in CASES[case]:
+        assert max(deads["cpu"]) > 0
+
+
+def test_thirty_float32_steps_stay_near_the_reference() -> None:
+    losses = []
+    for kernel in ("cpu", "reference"):
+        plan = plan_of(kernel, dead_rows=64)
+        stepper = Stepper(plan, state_of(plan))
+        losses.append([stepper.step([batch(step)], 1e-3).loss for step in range(30)])
+    # Rounding of 1e-7 may swap an almost tied latent (gap 1e-6 of 90 candidates, 64 rows); one
+    # swapped latent of nearly equal value changes a batch's loss by far less than a thousandth.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_pieces_are_one_batch() -> None:
+    x, states = batch(0, 66, torch.float64), []
+    for pieces in (1, 3):
+        plan = plan_of(batch_size=66, micro_batch=66 // pieces)
+        assert (plan.pieces, plan.micro_batch) == (pieces, 66 // pieces)
+        state = state_of(plan, torch.float64)
+        result = Stepper(plan, state).step(list(x.split(plan.micro_batch)), 1e-3)
+        states.append((state, result))
+    assert states[0][1].loss == pytest.approx(states[1][1].loss, rel=1e-12)
+    for name, value in states[0][0].params.items():
+        # Adam's first step is lr * sign(g) where |g| is far above eps.
+        assert torch.allclose(value, states[1][0].params[name], rtol=1e-8, atol=1e-9)
+
+
+def test_the_loss_is_the_documented_formula() -> None:
+    x = batch(0, 50, torch.float64)
+    for recipe in ("topk", "ksae"):
+        plan = plan_of(recipe=recipe)
+        state = state_of(plan, torch.float64)
+        x_hat = state.sae(plan.k, "reference")(x)
+        squares = (x_hat - x).square()
+        fvu = squares.sum() / (x - x.mean(0)).square().sum()
+        relative = (squares.mean(1) / x.square().mean(1)).mean()
+        result = Stepper(plan, state).step([x], 1e-3)
+        assert result.fvu == pytest.approx(float(fvu), rel=1e-10)
+        want = fvu if recipe == "topk" else relative
+        assert result.loss == pytest.approx(float(want), rel=1e-10)
+
+
+def test_decoder_rows_stay_on_the_sphere_only_for_topk() -> None:
+    for recipe, stays in (("topk", True), ("ksae", False)):
+        plan = plan_of(recipe=recipe)
+        state = state_of(plan)
+        stepper = Stepper(plan, state)
+        for step in range(5):
+            stepper.step([batch(step)], 1e-2)
+        off = float((state.params["W_dec"].norm(dim=1) - 1).abs().max())
+        assert (off < 1e-6) == stays
+
+
+def test_dead_latents_are_counted_by_rows() -> None:
+    plan = plan_of(dead_rows=128)
+    state = state_of(plan)
+    state.params["b_enc"][4] = -1e6
+    stepper = Stepper(plan, state)
+    assert [stepper.step([batch(i)], 1e-9).dead > 0 for i in range(3)] == [False, False, True]
+    assert bool(state.dead_N(128)[4])
+    assert int(state.last_fired_N[4]) == 0
+    assert state.rows == 192
+
+
+def test_auxk_brings_dead_latents_back() -> None:
+    fractions = []
+    for coefficient in (0.0, 1 / 32):
+        plan = plan_of(k=3, dead_rows=256, aux_coefficient=coefficient)
+        state = state_of(plan)
+        state.params["b_enc"][:45] = -1.3
+        stepper = Stepper(plan, state)
+        for step in range(150):
+            stepper.step([batch(step)], 3e-3)
+        fractions.append(float(state.dead_N(256).double().mean()))
+    assert fractions[0] > 0.3
+    assert fractions[1] < 0.5 * fractions[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_bits_on_one_and_two_threads(case: str) -> None:
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        plan = plan_of(**CASES[case])
+        state = state_of(plan)
+        stepper = Stepper(plan, state)
+        for step in range(5):
+            x = batch(step, plan.batch)
+            stepper.step(list(x.split(plan.micro_batch)), 1e-3)
+        results.append(state)
+    for name, value in results[0].params.items():
+        assert torch.equal(value, results[1].params[name]), name
+
+
+def test_geometric_median_is_the_minimum() -> None:
+    rows = np.random.default_rng(0).gamma(0.5, size=(301, 5))
+    rows[0] = 1e4
+
+    def distance(centre: np.ndarray) -> float:
+        return float(np.linalg.norm(rows - centre, axis=1).sum())
+
+    want = scipy.optimize.minimize(distance, np.median(rows, axis=0), method="BFGS", tol=1e-10)
+    median = geometric_median(rows)
+    assert distance(median) <= want.fun * (1 + 1e-9)
+    assert np.allclose(median, want.x, atol=1e-4)  # BFGS stops at a gradient of about 1e-5
+    assert np.allclose(geometric_median(np.ones((3, 2))), 1)
