@@ -179,6 +179,24 @@ def test_same_bits_whatever_batch_and_layers(model: str, networks: dict[str, Net
     assert torch.equal(network.logits(pixels)[3:5], network.logits(pixels[3:5]))
 
 
+@pytest.mark.parametrize("model", ["inceptionv1", "googlenet"])
+def test_same_bits_whatever_the_threads(model: str, networks: dict[str, Network]) -> None:
+    network = networks[model]
+    names = list(network.layers)[::5]
+    pixels = pictures(2 * CHUNK + 1, 64, 64)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(network.activations(pixels, names))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], other[name]) for name in names)
+
+
 def test_returned_maps_are_not_overwritten_by_later_layers(network: Network) -> None:
     pixels = pictures(1, 64, 64)
     first = {name: network.activations(pixels, [name])[name] for name in list(network.layers)[::4]}
