@@ -31,7 +31,7 @@ from isae.kernels.sparse_outer import group_by_latent, sparse_outer
 
 Array = npt.NDArray[Any]
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 16 << 20
 """Pre-activations of one chunk: fits the last-level cache, large enough for an efficient GEMM."""
 BLOCK = 32
 """Latents per block of the pruning pass; `_add_and_maxima` is written for it."""

