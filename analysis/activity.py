@@ -19,12 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from isae.analysis.compiled import F64, I64
+from isae.analysis.arrays import F32, F64, I32, I64, Bools
 from isae.errors import DataError
 from isae.progress import QUIET, Reporter
-
-F32 = npt.NDArray[np.float32]
-I32 = npt.NDArray[np.int32]
 
 
 class Encoder(Protocol):
@@ -79,7 +76,7 @@ class Activity:
     top: TopRows
 
     @property
-    def alive_n(self) -> npt.NDArray[np.bool_]:
+    def alive_n(self) -> Bools:
         """Whether the feature fired on any row that was read."""
         return self.fired_n > 0
 
@@ -168,7 +165,7 @@ def merge_top(top: TopRows, feature: I64, value: F32, position: I32) -> TopRows:
     return merged
 
 
-def _starts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _starts(*columns: npt.NDArray[Any]) -> Bools:
     """Whether each entry differs from the one before it in any of the sorted columns."""
     changed = np.ones(len(columns[0]), dtype=np.bool_)
     changed[1:] = False

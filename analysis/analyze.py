@@ -20,6 +20,7 @@ from isae.analysis.sheets import write_sheets
 from isae.analysis.summary import summarise
 from isae.analysis.tables import features_table, write_tables
 from isae.config import to_json
+from isae.device import resolve_device
 from isae.errors import RunError
 from isae.files import swap_folder, write_json
 from isae.progress import QUIET, Reporter
@@ -50,14 +51,15 @@ def analyze_branches(
     """
     config = config or BranchesConfig()
     started = time.monotonic()
-    inputs = open_run(run, store)
+    device = resolve_device(config.device)
+    inputs = open_run(run, store, device=device)
     check_branches(inputs.layer, inputs.stored.branches, inputs.stored.channels)
     out = Path(out) if out is not None else inputs.run / "analysis" / ANALYSIS
     _check_free(out, overwrite)
     spans = rows_to_read(inputs.stored.rows, inputs.stored.train_rows, config.max_rows)
     activity = read_activity(
         inputs.sae, inputs.store, inputs.layer, spans,
-        keep=config.top, batch_size=config.batch_size, reporter=reporter,
+        keep=config.top, batch_size=config.batch_size, device=device, reporter=reporter,
     )  # fmt: skip
     reporter.say(f"{inputs.layer}: testing {int(activity.alive_n.sum()):,} features")
     findings = find(

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from isae.analysis.compiled import F64, I64
+from isae.analysis.arrays import F64, I64
 from isae.errors import DataError
 
 Branches = Mapping[str, tuple[int, int]]

@@ -33,6 +33,7 @@ def branches(
         int | None, typer.Option(help="Rows of the store to read; default: all.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows encoded at once.")] = _DEFAULTS.batch_size,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _DEFAULTS.device,
     seed: cli.SeedOption = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an analysis that is there.")] = False,
     as_json: cli.JsonOption = False,
@@ -40,7 +41,12 @@ def branches(
 ) -> None:
     """Every feature's energy per branch against a null: tables, summary, figures, patches."""
     config = BranchesConfig(
-        alpha=alpha, top=top, max_rows=max_rows, batch_size=batch_size, seed=seed
+        alpha=alpha,
+        top=top,
+        max_rows=max_rows,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
     )
     summary = analyze_branches(
         run,
@@ -57,3 +63,7 @@ def branches(
 def main() -> None:
     """Entry point of `isae-analyze`."""
     cli.main(app)
+
+
+if __name__ == "__main__":
+    main()

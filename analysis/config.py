@@ -21,6 +21,8 @@ class BranchesConfig:
     """Rows encoded at once: speed and memory, not results."""
     samples: int = 1000
     """Draws for a p-value that the saddlepoint formula cannot give."""
+    device: str = "auto"
+    """Where rows are encoded: auto, cpu, cuda or cuda:N."""
     seed: int = 0
     """Seed of the sampled p-values, the null's draws and the audit."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from isae.analysis.compiled import F64
+from isae.analysis.arrays import F64
 from isae.analysis.findings import RELATIVE, Findings
 from isae.analysis.style import NULL_COLOUR, PALETTE, branch_colour, save, styled
 

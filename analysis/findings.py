@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import binom, chi2, rankdata
 
+from isae.analysis.arrays import F64, I64, Bools
 from isae.analysis.branches import (
     BASES,
     branch_scores,
@@ -21,7 +21,6 @@ from isae.analysis.branches import (
     dominant,
     energies,
 )
-from isae.analysis.compiled import F64, I64
 from isae.analysis.multiple import benjamini_hochberg, bonferroni, holm
 from isae.analysis.nulls import (
     ColumnNull,
@@ -31,7 +30,6 @@ from isae.analysis.nulls import (
     random_shares,
 )
 
-Bools = npt.NDArray[np.bool_]
 RELATIVE = "relative"
 """Side question: energies ranked within their channel among the features (see `relative`)."""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from isae.errors import RunError, StoreError
 from isae.inception import LayerInfo, layer_table
 from isae.store import Store, StoredLayer, open_store
@@ -26,7 +28,9 @@ class RunInputs:
     info: LayerInfo
 
 
-def open_run(run: str | Path, store: str | Path | None = None) -> RunInputs:
+def open_run(
+    run: str | Path, store: str | Path | None = None, *, device: str | torch.device = "cpu"
+) -> RunInputs:
     """Open a finished run, and the store it was trained on (or `store`, the same one elsewhere).
 
     Raises RunError for a folder that is no run or a run that did not finish, StoreError for a
@@ -38,7 +42,7 @@ def open_run(run: str | Path, store: str | Path | None = None) -> RunInputs:
     opened = _open_store(run, config, summary, store)
     stored = opened.layer(layer)
     info = layer_table(str(opened.manifest["model"]["name"]))[layer]
-    sae = SAE.load(run / "sae" / layer)
+    sae = SAE.load(run / "sae" / layer, device=device)
     if sae.d != stored.channels:
         raise RunError(
             f"expected an SAE of {stored.channels} inputs for '{layer}', found {sae.d} in {run}; "

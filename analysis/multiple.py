@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from isae.analysis.compiled import F64
+from isae.analysis.arrays import F64
 
 
 def benjamini_hochberg(p: F64) -> F64:

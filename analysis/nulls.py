@@ -32,18 +32,16 @@ Shape legend: N features, B branches, C channels, T tests.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from scipy.special import gammaln
 
+from isae.analysis.arrays import F64, I64, U8, U64, Bools
 from isae.analysis.branches import branch_shares
-from isae.analysis.compiled import F64, I64, U64, compiled
-from isae.analysis.saddlepoint import EXACT, SADDLEPOINT, rough, solve_tail
-from isae.analysis.tilted import sampled_tail
+from isae.analysis.saddlepoint import EXACT, ROUGHNESS_BELOW, SADDLEPOINT, UNSOLVED, solve_tails
+from isae.analysis.tilted import sampled_tails
 from isae.errors import DataError
 from isae.randomness import hash64, keyed_rng, keyed_seed
 
@@ -51,12 +49,10 @@ METHODS = ("not tested", "exact", "saddlepoint", "sampled")
 """What the codes of `Concentration.method_NB` mean."""
 
 ROUGH_ABOVE = 0.02
-SAMPLE_BELOW = 0.25
+SAMPLE_BELOW = ROUGHNESS_BELOW
 AUDITED_TESTS = 200
-_NOT_TESTED, _EXACT, _SADDLEPOINT, _SAMPLED = range(4)
-_CHUNK = 64
-
-U8 = npt.NDArray[np.uint8]
+_SAMPLED = 3
+_CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -80,17 +76,16 @@ def concentration_pvalues(
     seed: int = 0,
     stream: str = "",
     samples: int = 1000,
-    threads: int | None = None,
 ) -> Concentration:
     """P(share of the branch >= observed) under exchangeable channels, per feature and branch.
 
     energy_NC: float64 [N, C], not negative, finite; branches: name -> [start, stop) channels;
     seed, stream: what the sampled p-values depend on (with the feature's and branch's number,
-    never on order or threads); samples: draws for a sampled test. `audit` holds `tests`,
+    never on threads); samples: draws for a sampled test. `audit` holds `tests`,
     `median_ratio`, `lowest_ratio`, `highest_ratio` of formula over sampling among up to 200 smooth
     tests with p < 0.25. Raises DataError for negative or non-finite energies.
     """
-    energy_NC = np.ascontiguousarray(energy_NC, dtype=np.float64)
+    energy_NC = np.asarray(energy_NC, dtype=np.float64)
     if not np.isfinite(energy_NC).all() or (energy_NC < 0).any():
         raise DataError(
             "expected finite energies of at least 0, found others; the decoder or the channel "
@@ -101,32 +96,79 @@ def concentration_pvalues(
     stream_key = keyed_seed(seed, "concentration", stream) & (2**64 - 1)
     rows, columns = np.divmod(np.arange(n * b), max(b, 1))
     keys_NB = hash64(stream_key, rows, columns).reshape(n, b)
+    audited_NB = _audited(n, b, seed, stream)
     p_NB = np.full((n, b), np.nan)
     method_NB = np.zeros((n, b), dtype=np.uint8)
-    audit_NB = np.full((n, b), np.nan)
-    audited_NB = _audited(n, b, seed, stream)
-
-    def work(start: int) -> None:
+    ratios = []
+    for start in range(0, n, _CHUNK):
         part = slice(start, start + _CHUNK)
-        _rows_into(
-            energy_NC[part], bounds_B2, keys_NB[part], samples, audited_NB[part],
-            p_NB[part], method_NB[part], audit_NB[part],
-        )  # fmt: skip
-
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        list(pool.map(work, range(0, n, _CHUNK)))
-    return Concentration(p_NB, method_NB, _audit_summary(audit_NB))
+        p_NB[part], method_NB[part], ratio = _some_rows(
+            energy_NC[part], bounds_B2, keys_NB[part], audited_NB[part], samples
+        )
+        ratios.append(ratio)
+    return Concentration(p_NB, method_NB, _audit_summary(ratios))
 
 
-def _audited(n: int, b: int, seed: int, stream: str) -> npt.NDArray[np.bool_]:
+def _some_rows(
+    energy_NC: F64, bounds_B2: I64, keys_NB: U64, audited_NB: Bools, samples: int
+) -> tuple[F64, U8, F64]:
+    """(p [N, B], method [N, B], formula over sampling of the audited tests) of some features."""
+    shape = (len(energy_NC), len(bounds_B2))
+    p_NB, rough_NB = np.full(shape, np.nan), np.zeros(shape)
+    method_NB, tilt_NB2 = np.zeros(shape, dtype=np.uint8), np.zeros((*shape, 2))
+    v_NC, flat_N, empty_N = _standardised(energy_NC)
+    usable_N = np.flatnonzero(~flat_N & ~empty_N)
+    v_NC = v_NC[usable_N]
+    sorted_NC = np.ascontiguousarray(np.sort(v_NC, axis=1)[:, ::-1])
+    solved = (p_NB[usable_N], method_NB[usable_N], tilt_NB2[usable_N], rough_NB[usable_N])
+    solve_tails(v_NC, sorted_NC, bounds_B2, *solved)
+    p, method, tilt, rough = solved
+    smooth = (method == SADDLEPOINT) & (rough <= ROUGH_ABOVE)
+    needed = (method == UNSOLVED) | ((method == SADDLEPOINT) & (rough > ROUGH_ABOVE))
+    audited = audited_NB[usable_N] & smooth & (p < SAMPLE_BELOW)
+    tests_T2 = np.argwhere(needed | audited)
+    chosen = (tests_T2[:, 0], tests_T2[:, 1])
+    sampled_T = np.empty(len(tests_T2))
+    sampled_tails(
+        v_NC, bounds_B2, tests_T2, tilt[chosen], keys_NB[usable_N][chosen],
+        _log_subsets(bounds_B2, energy_NC.shape[1]), samples, sampled_T,
+    )  # fmt: skip
+    ratio_T = p[chosen][audited[chosen]] / sampled_T[audited[chosen]]
+    replaced = needed[chosen]
+    p[tests_T2[replaced, 0], tests_T2[replaced, 1]] = sampled_T[replaced]
+    method[tests_T2[replaced, 0], tests_T2[replaced, 1]] = _SAMPLED
+    p_NB[usable_N], method_NB[usable_N] = p, method
+    p_NB[flat_N], method_NB[flat_N] = 1.0, EXACT
+    return p_NB, method_NB, ratio_T
+
+
+def _standardised(energy_NC: F64) -> tuple[F64, Bools, Bools]:
+    """(rows of mean 0 and mean square 1, whether a row is flat, whether it has no energy)."""
+    total_N1 = energy_NC.sum(axis=1, keepdims=True)
+    empty_N = ~(total_N1[:, 0] > 0)
+    share_NC = energy_NC / np.where(total_N1 > 0, total_N1, 1.0)
+    spread_N1 = share_NC.std(axis=1, keepdims=True)
+    flat_N = ~empty_N & ~(spread_N1[:, 0] > 1e-12 / energy_NC.shape[1])
+    v_NC = share_NC - share_NC.mean(axis=1, keepdims=True)
+    return v_NC / np.where(spread_N1 > 0, spread_N1, 1.0), flat_N, empty_N
+
+
+def _log_subsets(bounds_B2: I64, channels: int) -> F64:
+    """Log of (C choose m) of every branch."""
+    m_B = (bounds_B2[:, 1] - bounds_B2[:, 0]).astype(np.float64)
+    logs_B = gammaln(channels + 1.0) - gammaln(m_B + 1.0) - gammaln(channels - m_B + 1.0)
+    return np.asarray(logs_B, dtype=np.float64)
+
+
+def _audited(n: int, b: int, seed: int, stream: str) -> Bools:
     chosen = np.zeros(n * b, dtype=np.bool_)
     order = keyed_rng(seed, "audit", stream).permutation(n * b)
     chosen[order[:AUDITED_TESTS]] = True
     return chosen.reshape(n, b)
 
 
-def _audit_summary(ratio_NB: F64) -> dict[str, float | int]:
-    ratios = ratio_NB[np.isfinite(ratio_NB)]
+def _audit_summary(parts: list[F64]) -> dict[str, float | int]:
+    ratios = np.concatenate([*parts, np.empty(0)])
     if not len(ratios):
         return {"tests": 0}
     return {
@@ -135,53 +177,6 @@ def _audit_summary(ratio_NB: F64) -> dict[str, float | int]:
         "lowest_ratio": float(ratios.min()),
         "highest_ratio": float(ratios.max()),
     }
-
-
-@compiled
-def _rows_into(
-    energy_NC: F64,
-    bounds_B2: I64,
-    keys_NB: U64,
-    samples: int,
-    audited_NB: npt.NDArray[np.bool_],
-    p_NB: F64,
-    method_NB: U8,
-    audit_NB: F64,
-) -> None:
-    """Fill p, method and audit of some features; every branch of every feature is one test."""
-    n, c = energy_NC.shape
-    for i in range(n):
-        total = energy_NC[i].sum()
-        if not total > 0.0:
-            continue
-        share_C = energy_NC[i] / total
-        spread = share_C.std()
-        flat = not spread > 1e-12 / c
-        v_C = np.zeros(c) if flat else (share_C - 1.0 / c) / spread
-        sorted_C = np.sort(v_C)[::-1].copy()
-        for b in range(len(bounds_B2)):
-            start, stop = bounds_B2[b]
-            if flat:
-                p_NB[i, b], method_NB[i, b] = 1.0, _EXACT
-                continue
-            y, m = v_C[start:stop].sum(), stop - start
-            p, how, h, t = solve_tail(v_C, sorted_C, m, y)
-            p_NB[i, b], method_NB[i, b] = p, _EXACT
-            if how == EXACT:
-                continue
-            method_NB[i, b] = _SADDLEPOINT
-            smooth = how == SADDLEPOINT and rough(sorted_C, h, t) <= ROUGH_ABOVE
-            keep = how == SADDLEPOINT and (smooth or p > SAMPLE_BELOW)
-            if keep and not (audited_NB[i, b] and smooth and p < SAMPLE_BELOW):
-                continue
-            sampled, _ = sampled_tail(v_C, m, y, h, t, samples, keys_NB[i, b])
-            if keep:
-                audit_NB[i, b] = p / sampled
-                continue
-            if not sampled > 0.0:
-                # A tilt without solution can leave the size m no chance: draw without a tilt.
-                sampled, _ = sampled_tail(v_C, m, y, h, -1.0, samples, keys_NB[i, b])
-            p_NB[i, b], method_NB[i, b] = sampled, _SAMPLED
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from isae.analysis.activity import TopRows
-from isae.analysis.compiled import F64, I64
+from isae.analysis.arrays import F64, I64, U8
 from isae.errors import ImageError, IsaeError
 from isae.images import BadImage, ImageSource, open_source, resize_crop
 from isae.inception import LayerInfo
 from isae.progress import Reporter
-
-U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

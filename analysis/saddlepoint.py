@@ -29,10 +29,13 @@ import math
 
 import numpy as np
 
-from isae.analysis.compiled import F64, compiled
+from isae.analysis.arrays import F64, I64, U8
+from isae.compiled import compiled, prange
 
-EXACT, SADDLEPOINT, UNSOLVED = 0, 1, 2
+EXACT, SADDLEPOINT, UNSOLVED = 1, 2, 3
 """How `solve_tail` came to its answer; UNSOLVED: p is not to be used, (h, t) is."""
+ROUGHNESS_BELOW = 0.25
+"""Roughness is measured for tests whose formula gives at most this p."""
 
 _MAX_STEPS = 80
 _NEAR_MEAN = 0.02
@@ -40,13 +43,13 @@ _NEARLY_THERE = 1e-8
 _LONGEST_STEP, _SHORTEST_STEP = 8.0, 1e-9
 
 
-@compiled
+@compiled()
 def log_binomial(n: int, k: int) -> float:
     """Log of n choose k."""
     return math.lgamma(n + 1.0) - math.lgamma(k + 1.0) - math.lgamma(n - k + 1.0)
 
 
-@compiled
+@compiled()
 def _evaluate(v_C: F64, h: float, t: float) -> tuple[float, float, float, float, float, float]:
     """(K, dK/dh, dK/dt, K_hh, K_ht, K_tt) of K = sum_c log(1 + exp(h + t v_c))."""
     big, product, logs = 0.0, 1.0, 0.0
@@ -73,7 +76,7 @@ def _evaluate(v_C: F64, h: float, t: float) -> tuple[float, float, float, float,
     return big + logs + math.log(product), n, s, k_hh, k_ht, k_tt
 
 
-@compiled
+@compiled()
 def _newton(v_C: F64, m: int, y: float, h: float, t: float) -> tuple[float, float, bool]:
     """Minimise the convex K(h, t) - h m - t y by Newton steps, shortened until they descend."""
     k, n, s, k_hh, k_ht, k_tt = _evaluate(v_C, h, t)
@@ -101,7 +104,7 @@ def _newton(v_C: F64, m: int, y: float, h: float, t: float) -> tuple[float, floa
     return h, t, False
 
 
-@compiled
+@compiled()
 def _edgeworth(v_C: F64, m: int, z: float) -> float:
     """P(S >= x) at z standard deviations: normal plus the exact skewness of the draw."""
     c = len(v_C)
@@ -116,7 +119,7 @@ def _edgeworth(v_C: F64, m: int, z: float) -> float:
     return 0.5 * math.erfc(z / math.sqrt(2.0)) + phi * skew / 6.0 * (z * z - 1.0)
 
 
-@compiled
+@compiled()
 def _skovgaard(v_C: F64, m: int, y: float, h: float, t: float) -> float:
     """The tail formula at the solved tilt; NaN where it has no value."""
     c = len(v_C)
@@ -133,7 +136,7 @@ def _skovgaard(v_C: F64, m: int, y: float, h: float, t: float) -> float:
     return 0.5 * math.erfc(w / math.sqrt(2.0)) - phi * (1.0 / w - 1.0 / u)
 
 
-@compiled
+@compiled()
 def largest_sum_chance(sorted_C: F64, m: int) -> float:
     """The chance that m draws without replacement reach the largest possible sum.
 
@@ -151,7 +154,7 @@ def largest_sum_chance(sorted_C: F64, m: int) -> float:
     return math.exp(log_binomial(equal, m - above) - log_binomial(c, m))
 
 
-@compiled
+@compiled()
 def solve_tail(v_C: F64, sorted_C: F64, m: int, y: float) -> tuple[float, int, float, float]:
     """P(sum of m of the C numbers >= y) -> (p, how, h, t); how: EXACT, SADDLEPOINT, UNSOLVED.
 
@@ -183,7 +186,7 @@ def solve_tail(v_C: F64, sorted_C: F64, m: int, y: float) -> tuple[float, int, f
     return max(p, floor), SADDLEPOINT, h, t
 
 
-@compiled
+@compiled()
 def rough(sorted_C: F64, h: float, t: float) -> float:
     """Largest |characteristic function| of the tilted sum at 4..64 inverse standard deviations.
 
@@ -209,3 +212,31 @@ def rough(sorted_C: F64, h: float, t: float) -> float:
                 break
         worst = max(worst, squared)
     return math.sqrt(worst)
+
+
+@compiled(parallel=True)
+def solve_tails(
+    v_NC: F64,
+    sorted_NC: F64,
+    bounds_B2: I64,
+    p_NB: F64,
+    how_NB: U8,
+    tilt_NB2: F64,
+    rough_NB: F64,
+) -> None:
+    """`solve_tail` for every branch of every feature, in parallel over features, in place.
+
+    v_NC: [N, C] rows of mean 0 and mean square 1; sorted_NC: each row descending; bounds_B2:
+    [start, stop) of the branches; written: p, how, tilt (h, t), and the roughness where the
+    formula gives p <= ROUGHNESS_BELOW.
+    """
+    for i in prange(len(v_NC)):
+        for b in range(len(bounds_B2)):
+            start, stop = bounds_B2[b]
+            p, how, h, t = solve_tail(
+                v_NC[i], sorted_NC[i], stop - start, v_NC[i, start:stop].sum()
+            )
+            p_NB[i, b], how_NB[i, b] = p, how
+            tilt_NB2[i, b, 0], tilt_NB2[i, b, 1] = h, t
+            if how == SADDLEPOINT and p <= ROUGHNESS_BELOW:
+                rough_NB[i, b] = rough(sorted_NC[i], h, t)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from isae.analysis.activity import TopRows
-from isae.analysis.compiled import F64, I64
+from isae.analysis.arrays import F64, I64
 from isae.analysis.findings import Findings
 from isae.analysis.patches import Cropper, PatchGeometry
 from isae.analysis.style import branch_colour, save, styled

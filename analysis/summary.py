@@ -156,8 +156,8 @@ def table_text(summary: dict[str, Any], out: str) -> str:
         f"{summary['layer']}: {summary['features']:,} features, {summary['dead']:,} dead, "
         f"{summary['tests']:,} tests, q <= {summary['alpha']:g} (Benjamini-Hochberg)",
         "",
-        "         channels  variance  median share      above the null         r score",
-        "branch    n     %         %   dec    spr    dec    spr   both    rel    med   >.9",
+        "         channels  variance  median share      above the null        r score",
+        "branch    n     %         %   dec    spr    dec    spr   both   rel    med   >.9",
     ]
     for name, one in summary["branches"].items():
         decoder, spread, score = one["decoder"], one["spread"], one["r_score"]
@@ -166,7 +166,7 @@ def table_text(summary: dict[str, Any], out: str) -> str:
             f"{_percent(one['variance_share']):>10}{_percent(decoder['median_share']):>6}"
             f"{_percent(spread['median_share']):>7}{decoder['above_null']:>7}"
             f"{spread['above_null']:>7}{one['above_null_in_both']:>7}"
-            f"{one['relative']['above_null']:>7}"
+            f"{one['relative']['above_null']:>6}"
             f"{_plain(score['median']):>7}{score['above_0.9']:>6}"
         )
     counts = summary["features_above_null"]

@@ -11,9 +11,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from isae.analysis.activity import Activity
+from isae.analysis.arrays import I64, Bools
 from isae.analysis.branches import BASES
-from isae.analysis.compiled import I64
-from isae.analysis.findings import RELATIVE, Bools, Findings
+from isae.analysis.findings import RELATIVE, Findings
 from isae.files import atomic_path
 
 

@@ -22,8 +22,8 @@ import math
 
 import numpy as np
 
-from isae.analysis.compiled import F64, compiled
-from isae.analysis.saddlepoint import log_binomial
+from isae.analysis.arrays import F64, I64, U64
+from isae.compiled import compiled, prange
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -31,7 +31,7 @@ _S30, _S27, _S31, _S11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(
 _UNIT = 2.0**-53
 
 
-@compiled
+@compiled()
 def _mix(state: np.uint64) -> np.uint64:
     """SplitMix64's finaliser."""
     x = (state ^ (state >> _S30)) * _MIX_1
@@ -39,7 +39,7 @@ def _mix(state: np.uint64) -> np.uint64:
     return x ^ (x >> _S31)
 
 
-@compiled
+@compiled()
 def _drawing_table(v_C: F64, h: float, t: float, size: int) -> tuple[F64, float]:
     """(take_CR, P(N = size)): chance to take channel c when r are still to be drawn from c on.
 
@@ -64,24 +64,34 @@ def _drawing_table(v_C: F64, h: float, t: float, size: int) -> tuple[F64, float]
     return take_CR, heads_R[size]
 
 
-@compiled
-def _log_weight_at_zero(v_C: F64, h: float, t: float, size: int, chance: float) -> float:
+@compiled()
+def _log_weight_at_zero(
+    v_C: F64, h: float, t: float, size: int, chance: float, log_subsets: float
+) -> float:
     """Log W of a subset with sum 0: log(e_m / (C choose m)) - h m."""
     total = math.log(chance)
     for v in v_C:
         eta = h + t * v
         total += max(eta, 0.0) + math.log1p(math.exp(-abs(eta)))
-    return total - log_binomial(len(v_C), size) - h * size
+    return total - log_subsets - h * size
 
 
-@compiled
+@compiled()
 def sampled_tail(
-    v_C: F64, m: int, y: float, h: float, t: float, samples: int, key: np.uint64
+    v_C: F64,
+    m: int,
+    y: float,
+    h: float,
+    t: float,
+    samples: int,
+    key: np.uint64,
+    log_subsets: float,
 ) -> tuple[float, float]:
     """P(sum of m of the C numbers >= y) -> (p, relative standard error of p).
 
     v_C: [C]; (h, t): the tilt, any finite values give a valid answer; key: the stream of random
-    numbers. (NaN, NaN) where the tilt is so far off that the size m has no chance in it.
+    numbers; log_subsets: log of (C choose m). (NaN, NaN) where the tilt is so far off that the
+    size m has no chance in it.
     """
     c_total = len(v_C)
     if t < 0.0:
@@ -95,7 +105,7 @@ def sampled_tail(
     if not chance > 0.0:
         return math.nan, math.nan
     total_v = v_C.sum()
-    log_zero = _log_weight_at_zero(v_C, sign * h, sign * t, size, chance)
+    log_zero = _log_weight_at_zero(v_C, sign * h, sign * t, size, chance, log_subsets)
     slack = 1e-11 * np.abs(v_C).max() * math.sqrt(c_total)
     top = log_zero - sign * t * (total_v - y if flip else y)
     state, first, second = _mix(key), 0.0, 0.0
@@ -118,3 +128,35 @@ def sampled_tail(
     p = math.exp(top) * (first + 1.0) / (samples + 1)
     error = math.sqrt(variance) / mean if mean > 0.0 else 1.0
     return min(p, 1.0), error
+
+
+@compiled(parallel=True)
+def sampled_tails(
+    v_NC: F64,
+    bounds_B2: I64,
+    tests_T2: I64,
+    tilt_T2: F64,
+    keys_T: U64,
+    log_subsets_B: F64,
+    samples: int,
+    p_T: F64,
+) -> None:
+    """`sampled_tail` of some tests (feature, branch), in parallel over tests, into p_T.
+
+    v_NC, bounds_B2: as for `isae.analysis.saddlepoint.solve_tails`; tests_T2: int64 [T, 2];
+    tilt_T2: (h, t); keys_T: streams; log_subsets_B: log of (C choose m) of every branch.
+    """
+    for i in prange(len(tests_T2)):
+        n, b = tests_T2[i]
+        start, stop = bounds_B2[b]
+        y = v_NC[n, start:stop].sum()
+        p, _ = sampled_tail(
+            v_NC[n], stop - start, y, tilt_T2[i, 0], tilt_T2[i, 1], samples, keys_T[i],
+            log_subsets_B[b],
+        )  # fmt: skip
+        if not p > 0.0:
+            # A tilt without solution can leave the size m no chance: draw without a tilt.
+            p, _ = sampled_tail(
+                v_NC[n], stop - start, y, 0.0, -1.0, samples, keys_T[i], log_subsets_B[b]
+            )
+        p_T[i] = p

@@ -1,0 +1,156 @@
+"""Does the branch analysis find planted truth, and only that?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from isae.analysis.branches import BASES, branch_scores, branch_shares, dominant, energies
+from isae.analysis.findings import RELATIVE, find, relative
+from isae.analysis.multiple import benjamini_hochberg
+from isae.analysis.nulls import concentration_pvalues
+from isae.errors import DataError
+
+BRANCHES = {"1x1": (0, 192), "3x3": (192, 396), "5x5": (396, 444), "pool": (444, 508)}
+C, ALPHA = 508, 0.05
+TAILS = {
+    "gaussian": lambda rng, shape: rng.normal(size=shape),
+    "laplace": lambda rng, shape: rng.laplace(size=shape),
+    "student2": lambda rng, shape: rng.standard_t(2, size=shape),
+}
+
+
+def planted(rng: np.random.Generator, n: int, part: float, gain: float, draw: object) -> tuple:
+    """Decoder rows of which `part` have one branch's entries multiplied by `gain`."""
+    W_dec_NC = draw(rng, (n, C))  # type: ignore[operator]
+    truth_NB = np.zeros((n, 4), dtype=bool)
+    for i in range(round(part * n)):
+        j = int(rng.integers(4))
+        start, stop = list(BRANCHES.values())[j]
+        W_dec_NC[i, start:stop] *= gain
+        truth_NB[i, j] = True
+    return W_dec_NC / np.linalg.norm(W_dec_NC, axis=1, keepdims=True), truth_NB
+
+
+# The heavier a row's tails, the more its share moves by chance, and the less can be found.
+@pytest.mark.parametrize(
+    ("name", "strong"), [("gaussian", 0.95), ("laplace", 0.9), ("student2", 0.5)]
+)
+def test_planted_concentration_is_found_and_false_discoveries_stay_at_the_rate(
+    name: str, strong: float
+) -> None:
+    rng = np.random.default_rng(11)
+    std_C, recall, false_shares = np.ones(C), {}, []
+    for gain in (1.15, 1.5, 3.0):
+        found_true, true = 0, 0
+        for repeat in range(4):
+            W_dec_NC, truth_NB = planted(rng, 120, 0.2, gain, TAILS[name])
+            found = find(W_dec_NC, std_C, BRANCHES, alpha=ALPHA, seed=repeat, samples=200)
+            hits = np.stack([found.significant[basis] for basis in BASES])
+            # A feature concentrated in one branch cannot be above the null in another, so
+            # everything outside the planted pairs is false.
+            false_shares.append((hits & ~truth_NB).sum() / max(hits.sum(), 1))
+            found_true += int((hits[0] & truth_NB).sum())
+            true += int(truth_NB.sum())
+        recall[gain] = found_true / true
+    assert recall[3.0] > strong
+    assert recall[1.15] < recall[1.5] <= recall[3.0]
+    # The mean over 12 dictionaries, within three standard errors of such a mean.
+    error = np.std(false_shares) / math.sqrt(len(false_shares))
+    assert np.mean(false_shares) <= ALPHA + 3 * error
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_dictionaries_without_concentration_give_false_discoveries_at_the_rate(name: str) -> None:
+    rng = np.random.default_rng(13)
+    dictionaries, n = 120, 10
+    W_dec_NC = TAILS[name](rng, (dictionaries * n, C))
+    p_NB = concentration_pvalues(W_dec_NC**2, BRANCHES, samples=200).p_NB
+    any_found = [
+        bool((benjamini_hochberg(part_NB) <= ALPHA).any())
+        for part_NB in np.split(p_NB, dictionaries)
+    ]
+    # Without true ones the chance of any discovery is the rate; three binomial standard errors.
+    bound = ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / dictionaries)
+    assert np.mean(any_found) <= bound
+
+
+def test_channel_scales_alone_are_no_discovery_relative_to_the_other_features() -> None:
+    rng = np.random.default_rng(17)
+    scales_C = np.where(np.arange(C) < 192, 3.0, 1.0)
+    found = find(rng.normal(size=(200, C)) * scales_C, np.ones(C), BRANCHES, seed=1, samples=200)
+    # All rows load on 1x1, and the exchangeable null says so; the relative basis says why.
+    assert found.significant["decoder"][:, 0].mean() > 0.9
+    assert found.significant[RELATIVE].sum() <= 3
+    assert found.variance_share_B == pytest.approx(np.array([192, 204, 48, 64]) / C)
+
+
+def test_features_that_stand_out_are_found_relative_to_the_others() -> None:
+    rng = np.random.default_rng(19)
+    W_dec_NC, truth_NB = planted(rng, 200, 0.1, 3.0, TAILS["gaussian"])
+    W_dec_NC = W_dec_NC * np.exp(rng.normal(size=C))
+    found = find(W_dec_NC, np.ones(C), BRANCHES, seed=1, samples=200)
+    hits = found.significant[RELATIVE]
+    assert hits[truth_NB].mean() > 0.9
+    assert (hits & ~truth_NB).sum() <= 0.1 * hits.sum() + 3
+
+
+def test_relative_scores_give_every_channel_the_same_distribution() -> None:
+    rng = np.random.default_rng(23)
+    energy_NC = rng.normal(size=(99, 7)) ** 2 * np.array([1e-6, 1, 1, 5, 9, 1, 1e6])
+    scores_NC = relative(energy_NC)
+    for j in range(1, 7):
+        np.testing.assert_allclose(np.sort(scores_NC[:, j]), np.sort(scores_NC[:, 0]))
+
+
+def test_shares_scores_and_dominant_branches_by_hand() -> None:
+    branches = {"a": (0, 2), "b": (2, 3)}
+    W_dec_NC = np.array([[3.0, -4.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, -2.0]])
+    energy = energies(W_dec_NC, np.array([1.0, 0.5, 2.0]))
+    np.testing.assert_allclose(branch_shares(energy["decoder"], branches)[0], [1.0, 0.0])
+    np.testing.assert_allclose(branch_shares(energy["decoder"], branches)[2], [0.2, 0.8])
+    np.testing.assert_allclose(branch_shares(energy["spread"], branches)[2], [1 / 17, 16 / 17])
+    assert np.isnan(branch_shares(energy["decoder"], branches)[1]).all()
+    scores_NB = branch_scores(W_dec_NC, branches)
+    np.testing.assert_allclose(scores_NB[0], [1.0, 0.0])
+    assert np.isnan(scores_NB[1:]).all()
+    assert dominant(branch_shares(energy["decoder"], branches)).tolist() == [0, -1, 1]
+
+
+def test_dead_features_are_measured_but_not_tested() -> None:
+    rng = np.random.default_rng(29)
+    alive_N = np.arange(40) % 4 != 0
+    found = find(rng.normal(size=(40, C)), np.ones(C), BRANCHES, alive_N=alive_N, samples=200)
+    assert found.tests == 30 * 4 * 2
+    for basis in (*BASES, RELATIVE):
+        assert np.isnan(found.q[basis][~alive_N]).all()
+        assert np.isfinite(found.q[basis][alive_N]).all()
+    assert np.isfinite(found.shares["decoder"]).all()
+
+
+def test_a_dictionary_without_any_living_feature_has_no_tests() -> None:
+    found = find(np.ones((3, C)), np.ones(C), BRANCHES, alive_N=np.zeros(3, dtype=bool))
+    assert found.tests == 0
+    assert not found.both_NB.any()
+
+
+@pytest.mark.parametrize(
+    ("branches", "words"),
+    [
+        ({}, "has none"),
+        ({"a": (0, 5), "b": (6, C)}, "follow each other"),
+        ({"a": (0, 5), "b": (5, 500)}, "cover"),
+    ],
+)
+def test_branches_that_do_not_tile_the_layer_are_refused(branches: dict, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        find(np.ones((2, C)), np.ones(C), branches)
+
+
+def test_shapes_and_numbers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="standard deviations"):
+        find(np.ones((2, C)), np.ones(C - 1), BRANCHES)
+    with pytest.raises(DataError, match="finite"):
+        find(np.full((2, C), np.nan), np.ones(C), BRANCHES)
