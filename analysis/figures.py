@@ -48,6 +48,7 @@ def shares_figure(findings: Findings) -> Figure:
             axes.set_xlim(0, 1)
             axes.set_yscale("log")
             axes.set_ylim(0.5 / max(len(shares_NB), 1), 1.2)
+            axes.minorticks_off()
             if i == 0:
                 axes.set_title(f"{name} ({findings.channels_B[j]} ch.)")
         panels[i, 0].set_ylabel(f"part of features\n({_BASIS_TITLES[basis]})")
@@ -91,7 +92,7 @@ def discoveries_figure(findings: Findings) -> Figure:
         places, expected, np.stack([expected - low, high - expected]).clip(0), fmt="D",
         color="black", markersize=4, capsize=4, linewidth=1, label="by channel counts (95 %)",
     )  # fmt: skip
-    right.set_title("each feature in its most significant branch")
+    right.set_title("features above in both, by strongest branch")
     right.set_ylabel("features")
     right.set_ylim(0, max(1, ours.max(), high.max()) * 1.25)
     right.legend(loc="upper left")
@@ -104,7 +105,7 @@ def discoveries_figure(findings: Findings) -> Figure:
 def p_value_figure(findings: Findings) -> Figure:
     """Observed against uniform p-values, on -log10 axes, one line per branch."""
     bases = list(findings.tested)
-    figure = Figure(figsize=(3.9 * len(bases) + 0.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(3.9 * len(bases) + 0.9, 3.4), layout="constrained")
     for axes, basis in zip(figure.subplots(1, len(bases), squeeze=False)[0], bases, strict=True):
         longest, highest = 1.0, 1.0
         for j, name in enumerate(findings.branches):
@@ -128,7 +129,7 @@ def p_value_figure(findings: Findings) -> Figure:
         axes.set_xlabel("-log10 p if channels were exchangeable")
         axes.set_ylabel("-log10 p observed")
         axes.set_title(f"{findings.layer}: {_BASIS_TITLES[basis]}")
-        axes.legend(loc="upper left", handletextpad=0.2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", handletextpad=0.2)
     return figure
 
 
