@@ -46,8 +46,9 @@ def shares_figure(findings: Findings) -> Figure:
             axes.stairs(_portion(null_N, edges), edges, color=NULL_COLOUR, linewidth=1.2)
             axes.axvline(channels[j], color="black", linewidth=0.9, linestyle=":")
             axes.set_xlim(0, 1)
-            axes.set_yscale("log")
+            # Limits first: a logarithmic axis cannot find any of its own on empty bins.
             axes.set_ylim(0.5 / max(len(shares_NB), 1), 1.2)
+            axes.set_yscale("log")
             axes.minorticks_off()
             if i == 0:
                 axes.set_title(f"{name} ({findings.channels_B[j]} ch.)")
@@ -113,7 +114,8 @@ def p_value_figure(findings: Findings) -> Figure:
             p = p[np.isfinite(p)]
             expected = -np.log10((np.arange(len(p)) + 0.5) / max(len(p), 1))
             observed = -np.log10(np.maximum(p, 1e-300))
-            longest, highest = max(longest, *expected[:1]), max(highest, *observed[:1])
+            longest = max([longest, *expected[:1]])
+            highest = max([highest, *observed[:1]])
             keep = _thinned(len(p))
             axes.plot(
                 expected[keep], observed[keep], ".", markersize=4, label=name,
@@ -146,7 +148,9 @@ def score_figure(findings: Findings) -> Figure:
             _portion(scores, edges), edges, fill=True, color=branch_colour(name, j), alpha=0.6
         )
         axes.axvline(np.sqrt(channels[j]), color="black", linewidth=0.9, linestyle=":")
-        axes.axvline(float(np.nanmedian(scores)) if len(scores) else 0.0, color="black")
+        finite = scores[np.isfinite(scores)]
+        if len(finite):
+            axes.axvline(float(np.median(finite)), color="black")
         axes.set_xlim(0, 1)
         axes.set_title(name)
     panels[0].set_ylabel("part of features")

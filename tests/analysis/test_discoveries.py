@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isae.analysis.branches import BASES, branch_scores, branch_shares, dominant, energies
+from isae.analysis.figures import write_figures
 from isae.analysis.findings import RELATIVE, find, relative
 from isae.analysis.multiple import benjamini_hochberg
 from isae.analysis.nulls import concentration_pvalues
+from isae.analysis.summary import summarise
 from isae.errors import DataError
+from isae.files import write_json
 
 BRANCHES = {"1x1": (0, 192), "3x3": (192, 396), "5x5": (396, 444), "pool": (444, 508)}
 C, ALPHA = 508, 0.05
@@ -154,3 +158,23 @@ def test_shapes_and_numbers_that_do_not_fit_are_refused() -> None:
         find(np.ones((2, C)), np.ones(C - 1), BRANCHES)
     with pytest.raises(DataError, match="finite"):
         find(np.full((2, C), np.nan), np.ones(C), BRANCHES)
+
+
+@pytest.mark.parametrize(
+    ("rows", "alive", "tests"),
+    [
+        (np.ones((5, C)) * np.arange(C), False, 0),
+        (np.zeros((2, C)), True, 0),
+        (np.eye(C)[:9], True, 72),
+    ],
+    ids=["all dead", "no energy", "one channel each"],
+)
+def test_odd_dictionaries_give_figures_and_valid_json(
+    rows: np.ndarray, alive: bool, tests: int, tmp_path: Path
+) -> None:
+    found = find(rows, np.ones(C), BRANCHES, alive_N=np.full(len(rows), alive), samples=200)
+    names = write_figures(found, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 * len(names)
+    # write_json refuses NaN.
+    write_json(tmp_path / "summary.json", summarise(found))
+    assert found.tests == tests
