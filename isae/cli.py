@@ -28,6 +28,9 @@ JsonOption = Annotated[
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything that is random.")]
+UnusedSeedOption = Annotated[
+    int, typer.Option("--seed", help="Taken as by every command; nothing here is random.")
+]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130

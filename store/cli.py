@@ -83,7 +83,12 @@ def build(
 
 
 @app.command()
-def info(store: StorePath, as_json: cli.JsonOption = False, quiet: cli.QuietOption = False) -> None:
+def info(
+    store: StorePath,
+    seed: cli.UnusedSeedOption = 0,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
     """Say what a store holds and how it was made."""
     opened = open_store(store)
     results = summarise(store, opened.manifest)
@@ -92,7 +97,10 @@ def info(store: StorePath, as_json: cli.JsonOption = False, quiet: cli.QuietOpti
 
 @app.command()
 def verify(
-    store: StorePath, as_json: cli.JsonOption = False, quiet: cli.QuietOption = False
+    store: StorePath,
+    seed: cli.UnusedSeedOption = 0,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
 ) -> None:
     """Check every file and every chunk; exit code 1 if anything is wrong."""
     problems = verify_store(store, reporter=cli.reporter(quiet))
