@@ -35,10 +35,13 @@ def train(
     patience: Annotated[
         int | None,
         typer.Option(
-            help="End after this many evaluations in which the held-out FVU did not fall by 0.1 % "
-            "(default 3 where neither --steps nor --epochs is given)."
+            help="End after this many evaluations in which the held-out FVU did not fall by "
+            "--min-fall (default 3 where neither --steps nor --epochs is given)."
         ),
     ] = None,
+    min_fall: Annotated[
+        float, typer.Option(help="Relative fall of the held-out FVU that counts as progress.")
+    ] = 1e-3,
     max_epochs: Annotated[int, typer.Option(help="Bound where only --patience ends a run.")] = 100,
     lr: Annotated[
         float | None,
@@ -103,6 +106,7 @@ def train(
         steps=steps,
         epochs=epochs,
         patience=patience,
+        min_fall=min_fall,
         max_epochs=max_epochs,
         lr=lr,
         warmup_steps=warmup_steps,

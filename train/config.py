@@ -34,8 +34,10 @@ class TrainConfig:
     epochs: int | None = None
     """Passes over the training rows; None with `steps`: as many as that takes."""
     patience: int | None = None
-    """Evaluations without a fall of the held-out FVU by 0.1 % (relative) before the end is begun.
+    """Evaluations without a fall of the held-out FVU by `min_fall` before the end is begun.
     None: 3 for topk when neither steps nor epochs is given, else off."""
+    min_fall: float = 1e-3
+    """Relative fall of the held-out FVU between evaluations that still counts as progress."""
     max_epochs: int = 100
     """The bound when only `patience` ends the run."""
     lr: float | None = None
@@ -93,6 +95,7 @@ class TrainConfig:
         for name in optional:
             value = getattr(self, name)
             check(value is None or value >= 1, f"{name} >= 1", value)
+        check(0 <= self.min_fall < 1, "0 <= min_fall < 1", self.min_fall)
         check(self.lr is None or 0 < self.lr < 1, "0 < lr < 1", self.lr)
         check(self.warmup_steps is None or self.warmup_steps >= 0, "warmup >= 0", self.warmup_steps)
         fraction = self.decay_fraction

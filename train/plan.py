@@ -49,6 +49,7 @@ class Plan:
     steps: int
     """The last step at the latest."""
     patience: int | None
+    min_fall: float
     """Evaluations without progress that end the run; None: it runs to `steps`."""
     eval_every: int
     """Steps between evaluations."""
@@ -109,6 +110,7 @@ def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
         epoch_rows=layer.train_rows,
         steps=steps,
         patience=patience,
+        min_fall=config.min_fall,
         eval_every=config.eval_every or min(max(per_epoch, 50), 500),
         lr=config.lr or (2e-4 / math.sqrt(n / 2**14) if topk else 1e-3),
         warmup=warmup if config.warmup_steps is not None else min(warmup, steps // 10),

@@ -12,16 +12,13 @@ from typing import Any
 
 from isae.train.plan import Plan
 
-LEAST_FALL = 1e-3
-"""A relative fall of the held-out FVU below this is no progress."""
-
 
 @dataclass
 class Schedule:
     """Where the run stands; goes into checkpoints.
 
-    best_fvu, best_step: the lowest held-out FVU and its step. mark: the FVU that the next
-    evaluation must undercut by 0.1 % to count as progress. idle: evaluations without.
+    best_fvu, best_step: the lowest held-out FVU and its step. mark: the FVU that the next evaluation
+    must undercut by the plan's `min_fall` to count as progress. idle: evaluations without it.
     """
 
     decay_start: int
@@ -44,7 +41,7 @@ class Schedule:
 
     def observe(self, plan: Plan, step: int, fvu: float) -> bool:
         """Take one held-out FVU; True if it is the best so far. May bring the end forward."""
-        if self.mark is None or fvu < self.mark * (1 - LEAST_FALL):
+        if self.mark is None or fvu < self.mark * (1 - plan.min_fall):
             self.mark, self.idle = fvu, 0
         else:
             self.idle += 1

@@ -51,7 +51,7 @@ def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
             assert open_store(out).content_id == expected
             continue
         unfinished += 1
-        with pytest.raises(IsaeError, match="did not finish|found nothing there"):
+        with pytest.raises(IsaeError, match=r"did not finish|found nothing there"):
             open_store(out)
         again = start(out)
         error = again.communicate()[1].decode()

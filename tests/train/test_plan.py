@@ -87,6 +87,18 @@ def test_the_end_begins_when_the_fvu_no_longer_falls() -> None:
     assert (schedule.best_step, schedule.best_fvu, schedule.end) == (50, 0.45, 50)
 
 
+def test_how_small_a_fall_counts_is_an_option() -> None:
+    for min_fall, idle in ((0.0, 0), (0.01, 1), (0.1, 1)):
+        config = TrainConfig("layer", steps=1000, patience=5, min_fall=min_fall)
+        plan = make_plan(config, Layer(), True)
+        schedule = Schedule.of(plan)
+        schedule.observe(plan, 10, 0.5)
+        schedule.observe(plan, 20, 0.496)
+        assert schedule.idle == idle
+    with pytest.raises(ConfigError, match="min_fall"):
+        TrainConfig("layer", min_fall=1.0)
+
+
 def test_without_patience_or_late_the_end_stays() -> None:
     plan = make_plan(TrainConfig("layer", steps=100), Layer(), True)
     schedule = Schedule.of(plan)
