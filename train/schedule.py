@@ -17,8 +17,9 @@ from isae.train.plan import Plan
 class Schedule:
     """Where the run stands; goes into checkpoints.
 
-    best_fvu, best_step: the lowest held-out FVU and its step. mark: the FVU that the next evaluation
-    must undercut by the plan's `min_fall` to count as progress. idle: evaluations without it.
+    best_fvu, best_step: the lowest held-out FVU and its step. mark: the FVU that the next
+    evaluation must undercut by the plan's `min_fall` to count as progress. idle: evaluations
+    that did not.
     """
 
     decay_start: int
