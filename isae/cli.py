@@ -103,9 +103,10 @@ def main(app: typer.Typer) -> None:
         app()
     except IsaeError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    except SystemExit as end:  # typer turns an interrupt into this exit code, without a word
+        if end.code == EXIT_INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        raise
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise

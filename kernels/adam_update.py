@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from isae.compiled import SUMS, compiled, prange
 from isae.config import check
 from isae.errors import KernelError
 from isae.kernels.checks import check_tensor
-from isae.kernels.compiled import SUMS, compiled, prange
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]

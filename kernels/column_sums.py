@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from isae.compiled import compiled, prange
 from isae.kernels.checks import check_tensor
-from isae.kernels.compiled import compiled, prange
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]

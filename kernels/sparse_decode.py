@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch.autograd.function import once_differentiable
 
+from isae.compiled import SUMS, compiled, prange
 from isae.kernels.checks import check_indices, check_tensor
-from isae.kernels.compiled import SUMS, compiled, prange
 from isae.kernels.dispatch import choose_kernel
 from isae.kernels.sparse_outer import group_by_latent, sparse_outer
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from isae.compiled import SUMS, compiled, prange
 from isae.errors import KernelError
 from isae.kernels.checks import check_indices, check_tensor
-from isae.kernels.compiled import SUMS, compiled, prange
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]

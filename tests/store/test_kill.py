@@ -30,6 +30,13 @@ def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
     )
 
 
+def wait_until_building(out: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not (out / "building.json").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
     out = tmp_path / "store"
     config = BuildConfig(
@@ -40,10 +47,7 @@ def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
     unfinished = 0
     for _ in range(KILLS):
         process = start(out, "--overwrite")
-        deadline = time.monotonic() + 60
-        while not (out / "building.json").exists() and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until_building(out, process)
         time.sleep(float(generator.uniform(0, 1.0)))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -69,10 +73,7 @@ def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
 def test_an_interrupted_build_removes_what_it_wrote(tmp_path: Path) -> None:
     out = tmp_path / "store"
     process = start(out)
-    deadline = time.monotonic() + 60
-    while not (out / "building.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_until_building(out, process)
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1].decode()
     assert process.returncode == 130
@@ -83,10 +84,7 @@ def test_an_interrupted_build_removes_what_it_wrote(tmp_path: Path) -> None:
 def test_a_second_build_into_a_running_one_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "store"
     first = start(out)
-    deadline = time.monotonic() + 60
-    while not (out / "building.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_until_building(out, first)
     first.send_signal(signal.SIGSTOP)
     try:
         second = start(out, "--overwrite")
@@ -95,5 +93,6 @@ def test_a_second_build_into_a_running_one_is_refused(tmp_path: Path) -> None:
         first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert f"found process {first.pid} building there" in error
-    assert first.wait() == 0
+    first.communicate()
+    assert first.returncode == 0
     assert verify_store(out) == []
