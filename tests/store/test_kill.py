@@ -16,7 +16,6 @@ import pytest
 from isae.errors import IsaeError
 from isae.store import BuildConfig, build_store, open_store, verify_store
 
-KILLS = 5
 COMMAND = [sys.executable, "-m", "isae.store.cli", "build", "--images", "synthetic:48"]
 OPTIONS = ["--layers", "mixed4a", "--size", "48", "--workers", "0", "--quiet"]
 
@@ -37,7 +36,8 @@ def wait_until_building(out: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
-def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.soak)])
+def test_killed_builds_are_refused_and_replaced(tmp_path: Path, kills: int) -> None:
     out = tmp_path / "store"
     config = BuildConfig(
         images="synthetic:48", layers=("mixed4a",), size=48, workers=0, out=str(tmp_path / "whole")
@@ -45,7 +45,7 @@ def test_killed_builds_are_refused_and_replaced(tmp_path: Path) -> None:
     expected = build_store(config)["content_id"]
     generator = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     unfinished = 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = start(out, "--overwrite")
         wait_until_building(out, process)
         time.sleep(float(generator.uniform(0, 1.0)))
