@@ -14,7 +14,8 @@ import json, resource, sys
 from isae.store import BuildConfig, build_store
 from isae.store import shuffle
 shuffle.BUFFER_BYTES, shuffle.BUCKET_BYTES = json.loads(sys.argv[3])
-config = BuildConfig(images=sys.argv[1], layers=("mixed3b",), size=64, workers=1, out=sys.argv[2])
+config = BuildConfig(images=sys.argv[1], layers=("mixed3b",), size=64, workers=1,
+                     dtype="float32", out=sys.argv[2])
 rows = build_store(config)["layers"]["mixed3b"]["rows"]
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"rows": rows, "peak_mib": peak / 1024}))
@@ -37,9 +38,9 @@ def peak_mib(images: int, out: Path, buffers: tuple[int, int]) -> float:
 @pytest.mark.parametrize(
     ("few", "many", "buffers"),
     [
-        # A row is 1 kB: 10 and 40 MB of rows through buffers of 2 MB.
-        (160, 640, (2 << 20, 2 << 20)),
-        # 200 and 800 MB of rows through the buffers as they are.
+        # A row is 2 kB: 20 and 200 MB of rows through buffers of 2 MB.
+        (160, 1600, (2 << 20, 2 << 20)),
+        # 400 MB and 1.6 GB of rows through the buffers as they are.
         pytest.param(3200, 12800, (96 << 20, 48 << 20), marks=pytest.mark.soak),
     ],
 )
@@ -48,6 +49,6 @@ def test_memory_does_not_grow_with_the_images(
 ) -> None:
     small = peak_mib(few, tmp_path / "few", buffers)
     large = peak_mib(many, tmp_path / "many", buffers)
-    # Kept in memory, the added rows alone would be more: 30 MB and 600 MB.
-    assert large - small < 0.5 * (many - few) * 64 * 976 / 2**20, (small, large)
+    # Kept in memory, the added rows alone would be twice that: 177 MB and 1.2 GB.
+    assert large - small < 0.5 * (many - few) * 64 * 1936 / 1e6, (small, large)
     assert large < 1.1 * small, (small, large)
