@@ -43,7 +43,7 @@ typecheck: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
-	$(BIN)/pytest -n $(JOBS) --dist loadscope -m 'not soak'
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadscope -m 'not soak'
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak
