@@ -6,10 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 HASH_BLOCK = 1 << 20
 
@@ -45,6 +49,27 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors to the safetensors file `path` atomically; they are moved to the CPU.
+
+    Raises OSError with its number and the file's name where the disk is full or the like:
+    safetensors has an error class of its own for that, with the number in its text only.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(whole, temporary)
+        except SafetensorError as error:
+            found = re.search(r"os error (\d+)", str(error))
+            if found is None:
+                raise
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
+
+
 def fsync(path: Path) -> None:
     """Flush a file or a folder entry to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -67,8 +92,10 @@ def swap_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a new folder beside `path`, then put it in the place of `path`.
 
     A kill leaves the old folder, the new one, or none (for the instant between two renames),
-    never a mixture. A leftover of an earlier kill is removed first.
+    never a mixture. A leftover of an earlier kill is removed first. Where `path` is a link, the
+    folder it leads to is replaced.
     """
+    path = path.resolve()
     fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -77,7 +104,12 @@ def swap_folder(path: Path, fill: Callable[[Path], None]) -> None:
         fill(fresh)
         if path.exists():
             path.rename(old)
-        fresh.rename(path)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     finally:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)

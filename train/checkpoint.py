@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from isae.errors import RunError
-from isae.files import fsync, swap_folder, write_json
+from isae.files import save_tensors, swap_folder, write_json
 from isae.train.parameters import State
 from isae.train.schedule import Schedule
 
@@ -29,11 +29,7 @@ def save_checkpoint(folder: Path, state: State, schedule: Schedule, seconds: flo
         for group in GROUPS:
             for name, value in getattr(state, group).items():
                 tensors[f"{group}.{name}"] = value
-        save_file(
-            {key: value.cpu().contiguous() for key, value in tensors.items()},
-            path / "state.safetensors",
-        )
-        fsync(path / "state.safetensors")
+        save_tensors(path / "state.safetensors", tensors)
         counters = {"step": state.step, "rows": state.rows, "seconds": seconds}
         write_json(path / "state.json", {**counters, "schedule": dataclasses.asdict(schedule)})
 

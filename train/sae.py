@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from isae.errors import ConfigError, KernelError, RunError
-from isae.files import atomic_path, write_json
+from isae.files import save_tensors, write_json
 from isae.kernels import sparse_decode, topk_encode
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -101,13 +101,12 @@ class SAE(nn.Module):
         """Write the SAELens layout into `folder`, which is made."""
         folder = Path(folder)
         weights = {
-            "W_enc": self.W_enc_ND.detach().T.contiguous(),
-            "b_enc": self.b_enc_N.detach().contiguous(),
-            "W_dec": self.W_dec_ND.detach().clone(),
-            "b_dec": self.b_dec_D.detach().contiguous(),
+            "W_enc": self.W_enc_ND.T,
+            "b_enc": self.b_enc_N,
+            "W_dec": self.W_dec_ND.clone(),  # tied: two names must not share their memory
+            "b_dec": self.b_dec_D,
         }
-        with atomic_path(folder / WEIGHTS) as path:
-            save_file({key: value.cpu() for key, value in weights.items()}, path)
+        save_tensors(folder / WEIGHTS, weights)
         config = {
             **MUST_BE,
             "d_in": self.d,
@@ -130,13 +129,13 @@ class SAE(nn.Module):
         """
         folder = Path(folder)
         config = _read_config(folder)
-        weights = _read_weights(folder, int(config["d_in"]), int(config["d_sae"]))
+        weights = _read_weights(folder, config["d_in"], config["d_sae"])
         return cls(
             weights["W_enc"].T.contiguous().to(device),
             weights["b_enc"].to(device),
             weights["W_dec"].to(device),
             weights["b_dec"].to(device),
-            int(config["k"]),
+            config["k"],
             metadata=config.get("metadata", {}),
             kernel=kernel,
         )
@@ -153,9 +152,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
         raise RunError(f"expected JSON in '{folder / CONFIG}', found: {error}") from error
+    if not isinstance(config, dict):
+        raise RunError(f"expected a JSON object in '{folder / CONFIG}', found other JSON")
     missing = [key for key in ("architecture", "d_in", "d_sae", "k") if key not in config]
     if missing:
         raise RunError(f"'{folder / CONFIG}' lacks {', '.join(missing)}; it is no TopK SAE's")
+    for key in ("d_in", "d_sae", "k"):
+        if type(config[key]) is not int or config[key] < 1:
+            raise RunError(
+                f"'{folder / CONFIG}': expected a whole number from 1 for {key}, found "
+                f"{config[key]!r}; take the file from the run that trained this SAE"
+            )
     for key, value in MUST_BE.items():
         if config.get(key, value) != value:
             raise RunError(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,12 @@ def test_bad_folders_say_what_is_wrong(tmp_path: Path) -> None:
         load_with(apply_b_dec_to_input=False)
     with pytest.raises(RunError, match=r"expected W_enc of shape \[12, 37\]"):
         load_with(d_in=12)
+    for key, value in (("d_in", "11"), ("d_sae", 37.5), ("k", None), ("k", True), ("k", 0)):
+        with pytest.raises(RunError, match=f"expected a whole number from 1 for {key}, found"):
+            load_with(**{key: value})
+    (tmp_path / "cfg.json").write_text("[]")
+    with pytest.raises(RunError, match="expected a JSON object"):
+        SAE.load(tmp_path)
     (tmp_path / "cfg.json").write_text("{")
     with pytest.raises(RunError, match="expected JSON"):
         SAE.load(tmp_path)
@@ -112,6 +120,18 @@ def test_bad_folders_say_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "sae_weights.safetensors").write_bytes(b"no")
     with pytest.raises(RunError, match="not a readable safetensors file"):
         SAE.load(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_an_operating_system_error(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"sae_weights\.safetensors") as raised:
+            make().save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_inputs_raise() -> None:
