@@ -53,7 +53,7 @@ class TrainConfig:
     """Rows without firing after which a latent counts as dead; None: the smaller of 10 million and
     one epoch."""
     aux_coefficient: float | None = None
-    """Weight of the AuxK loss; None: 1/32 (topk), 0 (ksae)."""
+    """Weight of the AuxK loss; None: 1/32 (topk), 0 (ksae, which may not have it)."""
     seed: int = 0
     """Of initial weights, of the order of rows and of samples."""
     kernel: str = "auto"
@@ -102,6 +102,12 @@ class TrainConfig:
         check(fraction is None or 0 <= fraction < 1, "0 <= decay fraction < 1", fraction)
         weight = self.aux_coefficient
         check(weight is None or 0 <= weight < 10, "0 <= AuxK coefficient < 10", weight)
+        check(
+            self.recipe != "ksae" or not weight,
+            "no AuxK with the recipe ksae, whose loss has none",
+            weight,
+            "leave --aux-coefficient out, or take the recipe topk",
+        )
         check(
             self.steps is None or self.epochs is None,
             "steps or epochs, not both",

@@ -49,8 +49,9 @@ class Plan:
     steps: int
     """The last step at the latest."""
     patience: int | None
-    min_fall: float
     """Evaluations without progress that end the run; None: it runs to `steps`."""
+    min_fall: float
+    """Relative fall of the held-out FVU that counts as progress."""
     eval_every: int
     """Steps between evaluations."""
     lr: float
@@ -89,7 +90,7 @@ def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
     pieces = math.ceil(wanted / config.micro_batch)
     micro = wanted // pieces
     per_epoch = max(1, layer.train_rows // (micro * pieces))
-    steps, patience = _length(config, per_epoch, has_holdout)
+    steps, patience = _length(config, layer.train_rows, micro * pieces, has_holdout)
     aux = config.aux_coefficient
     aux = (1 / 32 if topk else 0.0) if aux is None else aux
     decay = config.decay_fraction
@@ -120,16 +121,23 @@ def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
     )
 
 
-def _length(config: TrainConfig, per_epoch: int, has_holdout: bool) -> tuple[int, int | None]:
-    fixed = config.steps or (config.epochs * per_epoch if config.epochs else None)
+def _length(
+    config: TrainConfig, rows: int, batch: int, has_holdout: bool
+) -> tuple[int, int | None]:
+    def passes(epochs: int) -> int:
+        # Epochs lie back to back in the stream of batches: the last batch of the last pass may
+        # reach into the next, but no row of it is left out.
+        return -(-epochs * rows // batch)
+
+    fixed = config.steps or (passes(config.epochs) if config.epochs else None)
     if fixed:
         return fixed, config.patience if has_holdout else None
     if config.recipe == "ksae" and config.patience is None:
-        return KSAE_EPOCHS * per_epoch, None
+        return passes(KSAE_EPOCHS), None
     check(
         has_holdout,
         "held-out rows in the store, since training ends when their FVU stops falling",
         "none",
         "give --steps or --epochs, or build the store with --holdout",
     )
-    return config.max_epochs * per_epoch, config.patience or PATIENCE
+    return passes(config.max_epochs), config.patience or PATIENCE

@@ -26,7 +26,7 @@ def test_defaults_of_the_topk_recipe() -> None:
     assert (plan.k_aux, plan.aux_coefficient, plan.dead_rows) == (256, 1 / 32, 744_800)
     assert (plan.tied, plan.unit_norm, plan.relative_loss) == (False, True, False)
     assert (plan.patience, plan.eval_every) == (3, 181)
-    assert plan.steps == 100 * 181
+    assert plan.steps == math.ceil(100 * 744_800 / 4096)
 
 
 def test_defaults_of_the_ksae_recipe() -> None:
@@ -35,7 +35,7 @@ def test_defaults_of_the_ksae_recipe() -> None:
     assert (plan.lr, plan.warmup, plan.decay_fraction) == (1e-3, 0, 0.0)
     assert 499_000 < plan.batch <= 500_000
     assert plan.micro_batch <= 8192
-    assert (plan.steps, plan.patience) == (100, None)
+    assert (plan.steps, plan.patience) == (math.ceil(100 * 744_800 / plan.batch), None)
 
 
 def test_batches_are_clipped_to_the_rows() -> None:
@@ -43,6 +43,24 @@ def test_batches_are_clipped_to_the_rows() -> None:
     plan = make_plan(TrainConfig("layer", recipe="ksae", micro_batch=300), small, True)
     assert (plan.batch, plan.pieces, plan.micro_batch) == (1000, 4, 250)
     assert make_plan(TrainConfig("layer", steps=5), small, True).dead_rows == 1000
+
+
+@pytest.mark.parametrize("recipe", ["topk", "ksae"])
+@pytest.mark.parametrize(
+    ("rows", "batch", "epochs"), [(1000, 300, 3), (1000, 1000, 7), (77, 76, 5)]
+)
+def test_epochs_are_at_least_that_many_passes(
+    recipe: str, rows: int, batch: int, epochs: int
+) -> None:
+    config = TrainConfig("layer", recipe=recipe, batch_size=batch, epochs=epochs)
+    plan = make_plan(config, Layer(rows=rows, train_rows=rows), False)
+    assert epochs * rows <= plan.steps * plan.batch < epochs * rows + plan.batch
+
+
+def test_ksae_has_no_auxk() -> None:
+    with pytest.raises(ConfigError, match="no AuxK with the recipe ksae"):
+        TrainConfig("layer", recipe="ksae", aux_coefficient=0.1)
+    assert TrainConfig("layer", recipe="ksae", aux_coefficient=0.0).aux_coefficient == 0
 
 
 def test_bad_options_are_named() -> None:
