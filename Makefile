@@ -1,9 +1,11 @@
-# One virtual environment in .venv; nothing outside this folder is written.
+# One virtual environment in .venv; nothing outside this folder is written, caches included.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
+export PIP_NO_CACHE_DIR := 1
 # pytest workers; the kernels and the network use threads of their own.
 JOBS ?= 2
 
@@ -20,7 +22,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "isae needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 

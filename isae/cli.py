@@ -37,8 +37,12 @@ EXIT_INTERRUPTED = 130
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder, then run again",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
-    errno.EACCES: "permission denied; choose a folder you may write to, or mend its permissions",
-    errno.EPERM: "not permitted; choose a folder you may write to, or mend its permissions",
+    errno.EACCES: "permission denied; mend its permissions, or choose another path",
+    errno.EPERM: "not permitted; mend its permissions, or choose another path",
+    errno.EFBIG: "the file grew beyond the limit set for files (ulimit -f); raise it and run again",
+    errno.EISDIR: "a folder stands where a file was expected; choose another path",
+    errno.EEXIST: "something is there already; choose another path",
+    errno.EBUSY: "it is in use; choose another path",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n) and run again",
     errno.EIO: "the disk reported an input/output error; check the disk, then run again",
@@ -100,18 +104,36 @@ def main(app: typer.Typer) -> None:
     """Run `app`: a user error is one line and exit code 2, an interrupt is exit code 130."""
     _quiet_libraries()
     try:
-        app()
+        code = app(standalone_mode=False)
+        if code == EXIT_INTERRUPTED:  # typer turns an interrupt into this exit code, without a word
+            print("interrupted", file=sys.stderr)
+        raise SystemExit(code if isinstance(code, int) else 0)
     except IsaeError as error:
         _fail(str(error))
-    except SystemExit as end:  # typer turns an interrupt into this exit code, without a word
-        if end.code == EXIT_INTERRUPTED:
-            print("interrupted", file=sys.stderr)
-        raise
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
         name = f"'{error.filename}': " if error.filename else ""
         _fail(f"{name}{os.strerror(error.errno)}: {_REMEDIES[error.errno]}")
+    except MemoryError:
+        _fail("not enough memory; use a smaller --batch-size, or a machine with more")
+    except Exception as error:
+        _fail_usage(error)
+
+
+def _fail_usage(error: Exception) -> None:
+    """End with one line for wrong options and for a full GPU; raise anything else again."""
+    kind = type(error).__name__
+    if kind == "OutOfMemoryError":
+        _fail("the GPU has not enough memory; use a smaller --batch-size")
+    if kind == "NoArgsIsHelpError":
+        print(getattr(error, "message", error), file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR)
+    explain = getattr(error, "format_message", None)
+    if explain is None:
+        raise error
+    path = getattr(getattr(error, "ctx", None), "command_path", "")
+    _fail(f"{explain()}; see {path} --help" if path else explain())
 
 
 def _fail(message: str) -> None:

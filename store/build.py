@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from isae.config import to_json
 from isae.device import resolve_device
@@ -65,6 +66,7 @@ class _Counts:
     unreadable: BadImageTally
     rows: dict[int, int]
     train_rows: dict[int, int]
+    held_out: int
     seconds: float
 
 
@@ -78,13 +80,16 @@ def build_store(
     every reader refuses and `overwrite` replaces.
     """
     plan = _plan(config)
-    _check_disk(plan)
-    manifest.claim(plan.root, overwrite=overwrite)
+    _check_disk(plan, overwrite)
+    claim = manifest.Claim(plan.root)
     try:
-        return _build(plan, reporter)
+        claim.take(overwrite=overwrite)
+        found = _build(plan, reporter)
     except BaseException:
-        manifest.abandon(plan.root)
+        claim.abandon()
         raise
+    claim.release()
+    return found
 
 
 def _plan(config: BuildConfig) -> _Plan:
@@ -92,7 +97,8 @@ def _plan(config: BuildConfig) -> _Plan:
     plan_grids(layer_table(config.model), config.layers, config.size or 224, config.dtype)
     source = open_source(config.images, seed=config.seed, limit=config.limit)
     device = resolve_device(config.device)
-    network = load_model(config.model, config.weights, device=device)
+    exact = torch.float32 if config.dtype == "float32" else None
+    network = load_model(config.model, config.weights, device=device, dtype=exact)
     size = config.size or network.input_size
     grids = plan_grids(network.layers, config.layers, size, config.dtype)
     split = Split(config.seed, len(source), config.holdout)
@@ -106,16 +112,18 @@ def _raw_bytes(plan: _Plan) -> int:
     return len(plan.source) * sum(per_image)
 
 
-def _check_disk(plan: _Plan) -> None:
+def _check_disk(plan: _Plan, overwrite: bool) -> None:
     needed = int(_raw_bytes(plan) * DISK_MARGIN)
     folder = plan.root.absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
+    if overwrite and manifest.is_store(plan.root):
+        free += sum(path.stat().st_size for path in manifest.data_files(plan.root))
     if needed > free:
         raise StoreError(
-            f"expected {needed / 1e9:.1f} GB of free disk for {plan.root} (the raw rows on their "
-            f"way through the shuffle), found {free / 1e9:.1f} GB; free some space, or use fewer "
+            f"expected {needed / 1e9:.2f} GB of free disk for {plan.root} (the raw rows on their "
+            f"way through the shuffle), found {free / 1e9:.2f} GB; free some space, or use fewer "
             "--positions, --layers or images"
         )
 
@@ -166,7 +174,7 @@ def _scatter(plan: _Plan, buckets: Mapping[int, Buckets], reporter: Reporter) ->
     tally = BadImageTally(
         default_max_bad(len(plan.source)) if config.max_bad is None else config.max_bad
     )
-    counts = _Counts(0, tally, dict.fromkeys(buckets, 0), dict.fromkeys(buckets, 0), 0.0)
+    counts = _Counts(0, tally, dict.fromkeys(buckets, 0), dict.fromkeys(buckets, 0), 0, 0.0)
     started = time.monotonic()
     batches = decode_batches(plan.source, plan.size, config.batch_size, config.workers)
     with (
@@ -189,14 +197,16 @@ def _scatter(plan: _Plan, buckets: Mapping[int, Buckets], reporter: Reporter) ->
                     held_out = int((records["key"] >> np.uint64(63)).sum())
                     counts.train_rows[grid.stride] += len(records) - held_out
             counts.images += len(good)
+            counts.held_out += int(plan.split.held_out(np.asarray(good, dtype=np.int64)).sum())
             meter.advance(len(attempted))
     counts.seconds = time.monotonic() - started
+    if config.holdout > 0 and not counts.held_out:
+        reporter.warn("no image is held out: the readable ones are too few for --holdout")
     return counts
 
 
 def _describe(plan: _Plan, counts: _Counts, write_seconds: float) -> manifest.Manifest:
     config, network, source = plan.config, plan.network, plan.source
-    held_out = plan.split.count
     return {
         "config": to_json(config),
         "model": {
@@ -205,6 +215,8 @@ def _describe(plan: _Plan, counts: _Counts, write_seconds: float) -> manifest.Ma
             "weights_sha256": network.weights.sha256,
             "weights_metadata": dict(network.weights.metadata),
             "preprocessing": network.preprocessing,
+            "device": str(network.device),
+            "compute_dtype": str(network.dtype).removeprefix("torch."),
         },
         "images": {
             "spec": source.spec,
@@ -214,7 +226,7 @@ def _describe(plan: _Plan, counts: _Counts, write_seconds: float) -> manifest.Ma
             "fingerprint": source.fingerprint(),
             "count": len(source),
             "used": counts.images,
-            "held_out": held_out,
+            "held_out": counts.held_out,
             "unreadable": counts.unreadable.summary(),
             "resize": RESIZE_RULE,
         },

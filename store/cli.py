@@ -139,7 +139,8 @@ def describe(results: dict[str, Any]) -> str:
         f"store      {results['store']}",
         f"images     {images['used']:,} of {images['spec']}",
         f"           {images['held_out']:,} held out{unreadable}; {results['size']} pixels",
-        f"model      {model['name']}, weights {model['weights']}",
+        f"model      {model['name']}, weights {model['weights']}, "
+        f"{model['compute_dtype']} on {model['device']}",
         f"positions  {results['positions']}, {results['dtype']}, seed {results['seed']}",
         f"content    {results['content_id'][:16]}",
         f"built      {results['finished']}, {measured['images_per_second']:,.1f} images/s, "

@@ -14,7 +14,8 @@ DTYPES = ("float16", "float32")
 class BuildConfig:
     """Options of `isae-store build`; everything here that shapes the contents is in the manifest.
 
-    `batch_size`, `workers` and `device` only change the speed.
+    `batch_size` and `workers` only change the speed. On another `device`, or on a processor whose
+    fast bf16 is used, activations differ by rounding; the manifest says what computed them.
     """
 
     images: str
@@ -30,7 +31,7 @@ class BuildConfig:
     positions: str = "all"
     """Places per image: all, N (uniformly), or N:norm:LAYER (by activation norm)."""
     dtype: str = "float16"
-    """Type of the stored activations: float16 or float32."""
+    """Type of the stored activations: float16 or float32 (then the network runs in float32 too)."""
     size: int | None = None
     """Side in pixels of the square input; None is the weights' own."""
     holdout: float = 0.05

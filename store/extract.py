@@ -16,7 +16,14 @@ from isae.errors import ConfigError, DataError, unknown_name
 from isae.images import ImageBatch
 from isae.inception import LayerInfo, Network
 from isae.store.images_table import Split
-from isae.store.positions import Ints, PositionRule, draw_cells, pool_norms, refine_cells
+from isae.store.positions import (
+    Ints,
+    PositionRule,
+    draw_cells,
+    most_refined,
+    pool_norms,
+    refine_cells,
+)
 from isae.store.shuffle import Records, record_type, row_keys
 
 
@@ -72,8 +79,9 @@ class Extractor:
 
     def rows_per_image(self, grid: Grid) -> int:
         """At most so many rows an image has on `grid` (fewer at the edge of odd grids)."""
-        ratio = self.grids[0].stride // grid.stride
-        return min(self.cells_per_image * ratio * ratio, grid.shape[0] * grid.shape[1])
+        coarse = self.grids[0]
+        ratio = coarse.stride // grid.stride
+        return most_refined(self.cells_per_image, coarse.shape, grid.shape, ratio)
 
     def records(self, batch: ImageBatch) -> list[tuple[Grid, Records]]:
         """The records of one batch, by grid."""

@@ -7,17 +7,20 @@ manifest is damaged; readers refuse both.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import isae
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
@@ -100,17 +103,17 @@ def read(root: Path) -> Manifest:
     StoreCorruptError (the manifest is not the one the mark was written for).
     """
     check_is_store(root)
-    mark = root / COMPLETE
+    mark, path = root / COMPLETE, root / MANIFEST
     if not mark.exists():
         raise StoreIncompleteError(
             f"expected a complete store in {root}, found one whose build did not finish; "
             "build it again with isae-store build ... --overwrite"
         )
-    path = root / MANIFEST
-    if not path.exists() or mark.read_text().strip() != sha256(path):
+    whole = mark.is_file() and path.is_file()
+    if not whole or mark.read_bytes().strip() != sha256(path).encode():
         raise StoreCorruptError(
-            f"expected {path} to have the SHA-256 that {mark.name} states, found another file "
-            "or none; restore it from a copy, or build the store again with --overwrite"
+            f"expected {path} to have the SHA-256 that {mark} states, found that one of the two "
+            "changed; restore it from a copy, or build the store again with --overwrite"
         )
     manifest: Manifest = json.loads(path.read_text())
     if manifest["format_version"] != FORMAT_VERSION:
@@ -140,57 +143,87 @@ def is_store(root: Path) -> bool:
     return root.is_dir() and any((root / name).is_file() for name in ROOT_FILES)
 
 
-def claim(root: Path, *, overwrite: bool) -> None:
-    """Make `root` an empty folder with the building mark, or raise StoreError.
+class Claim:
+    """A folder that this process builds in; holds a lock until `release` or the process's end."""
 
-    Only an empty folder, or with `overwrite` a store, is taken; a store loses its completion
-    mark before anything else, so that a kill on the way leaves an unfinished store.
-    """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        if not is_store(root):
-            raise StoreError(
-                f"expected {root} to be absent, empty or a store, found other files there; "
-                "choose another --out (isae deletes nothing that it did not write)"
-            )
-        if not overwrite:
-            kind = "a store" if (root / COMPLETE).exists() else "an unfinished store"
-            raise StoreError(
-                f"expected no store in {root}, found {kind}; "
-                "choose another --out, or replace it with --overwrite"
-            )
-        _check_not_running(root)
-        _clear(root)
-    root.mkdir(parents=True, exist_ok=True)
-    write_json(root / BUILDING, {"pid": os.getpid(), "host": platform.node(), "started": now()})
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.made_folder = not root.exists()
+        self.lock: IO[str] | None = None
+
+    def take(self, *, overwrite: bool) -> None:
+        """Make the folder an empty one with the building mark, or raise StoreError.
+
+        Only an empty folder, or with `overwrite` a store, is taken; a store loses its completion
+        mark before anything else, so that a kill on the way leaves an unfinished store.
+        """
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            _check_may_replace(self.root, overwrite)
+        # An interrupt waits until the lock is known, or the mark would stay behind.
+        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.lock = _locked(self.root)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+        _clear(self.root)
+
+    def release(self) -> None:
+        """End the claim on a finished store."""
+        if self.lock is not None:
+            self.lock.close()
+
+    def abandon(self) -> None:
+        """Remove what an ended build left, so that nothing half-written stays behind.
+
+        Never raises: the error that ended the build is what the user must see.
+        """
+        if self.lock is None:
+            return
+        with contextlib.suppress(OSError):
+            if not (self.root / COMPLETE).exists():
+                _clear(self.root)
+                (self.root / BUILDING).unlink()
+                if self.made_folder:
+                    self.root.rmdir()
+        self.lock.close()
 
 
-def abandon(root: Path) -> None:
-    """Remove what an ended build left, so that nothing half-written stays behind."""
-    if (root / BUILDING).exists() and not (root / COMPLETE).exists():
-        _clear(root)
-        (root / BUILDING).unlink()
-        root.rmdir()
+def _check_may_replace(root: Path, overwrite: bool) -> None:
+    if not is_store(root):
+        raise StoreError(
+            f"expected {root} to be absent, empty or a store, found other files there; "
+            "choose another --out (isae deletes nothing that it did not write)"
+        )
+    if not overwrite:
+        kind = "a store" if (root / COMPLETE).exists() else "an unfinished store"
+        raise StoreError(
+            f"expected no store in {root}, found {kind}; "
+            "choose another --out, or replace it with --overwrite"
+        )
+
+
+def _locked(root: Path) -> IO[str]:
+    """The building mark, open and locked. The lock ends with the process, however it ends."""
+    file = (root / BUILDING).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise StoreError(
+            f"expected no running build in {root}, found one ({owner}); "
+            "wait for it or end it, or choose another --out"
+        ) from None
+    file.truncate(0)
+    file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": now()}))
+    file.flush()
+    return file
 
 
 def _clear(root: Path) -> None:
     (root / COMPLETE).unlink(missing_ok=True)
-    if not (root / BUILDING).exists():
-        write_json(root / BUILDING, {"pid": os.getpid(), "host": platform.node(), "started": now()})
     for entry in root.iterdir():
         if entry.name != BUILDING:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _check_not_running(root: Path) -> None:
-    path = root / BUILDING
-    try:
-        owner = json.loads(path.read_text())
-        if owner["host"] != platform.node() or owner["pid"] == os.getpid():
-            return
-        os.kill(owner["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError, PermissionError):
-        return
-    raise StoreError(
-        f"expected no running build in {root}, found process {owner['pid']} building there; "
-        "wait for it or end it, or choose another --out"
-    )

@@ -86,22 +86,34 @@ def draw_cells(
     return np.sort(chosen, axis=1)
 
 
+def parent_cells(fine: int, coarse: int, ratio: int) -> Ints:
+    """The coarse cell of each of `fine` cells along one axis: min(f // ratio, coarse - 1).
+
+    With SAME padding a coarse grid is the fine one divided and rounded up, so f // ratio is always
+    there. A pool without padding (torchvision's GoogLeNet) can leave cells over at the end; they
+    belong to the last coarse cell.
+    """
+    return np.minimum(np.arange(fine) // ratio, coarse - 1)
+
+
 def refine_cells(
     cells_BP: Ints, coarse: tuple[int, int], fine: tuple[int, int], ratio: int
 ) -> tuple[Ints, Ints, Ints]:
-    """(batch row, y, x) of every cell of a finer grid that lies inside the drawn coarse cells.
+    """(batch row, y, x) of every cell of a finer grid that lies inside the drawn coarse cells."""
+    chosen = np.zeros((len(cells_BP), coarse[0] * coarse[1]), dtype=np.bool_)
+    np.put_along_axis(chosen, cells_BP, True, axis=1)
+    y = parent_cells(fine[0], coarse[0], ratio)
+    x = parent_cells(fine[1], coarse[1], ratio)
+    row, fine_y, fine_x = np.nonzero(chosen[:, y[:, None] * coarse[1] + x[None, :]])
+    return row, fine_y, fine_x
 
-    Coarse cell (y, x) holds the fine cells [ratio*y, ratio*y + ratio) x [ratio*x, ...), cut at
-    the fine grid's edge: with SAME padding a coarse grid is the fine one divided and rounded up.
-    """
-    y_BP, x_BP = np.divmod(cells_BP, coarse[1])
-    step = np.arange(ratio)
-    shape = (*cells_BP.shape, ratio, ratio)
-    y = np.broadcast_to((y_BP[..., None] * ratio + step)[..., :, None], shape).reshape(-1)
-    x = np.broadcast_to((x_BP[..., None] * ratio + step)[..., None, :], shape).reshape(-1)
-    row = np.repeat(np.arange(len(cells_BP)), cells_BP.shape[1] * ratio * ratio)
-    inside = (y < fine[0]) & (x < fine[1])
-    return row[inside], y[inside], x[inside]
+
+def most_refined(cells: int, coarse: tuple[int, int], fine: tuple[int, int], ratio: int) -> int:
+    """At most so many fine cells lie inside `cells` coarse ones."""
+    inside = 1
+    for fine_side, coarse_side in zip(fine, coarse, strict=True):
+        inside *= int(np.bincount(parent_cells(fine_side, coarse_side, ratio)).max())
+    return min(cells * inside, fine[0] * fine[1])
 
 
 def pool_norms(
@@ -109,8 +121,10 @@ def pool_norms(
 ) -> npt.NDArray[np.float64]:
     """L2 norms [B, H*W] of coarse cells from squared norms of a grid `ratio` times finer."""
     batch, height, width = squares_BHW.shape
-    padded = np.zeros((batch, coarse[0] * ratio, coarse[1] * ratio))
-    padded[:, :height, :width] = squares_BHW
-    blocks = padded.reshape(batch, coarse[0], ratio, coarse[1], ratio)
-    norms: npt.NDArray[np.float64] = np.sqrt(blocks.sum(axis=(2, 4))).reshape(batch, -1)
+    y = parent_cells(height, coarse[0], ratio)
+    x = parent_cells(width, coarse[1], ratio)
+    sums = np.zeros((batch, *coarse))
+    for row in range(height):
+        np.add.at(sums[:, y[row]].T, x, squares_BHW[:, row].T)
+    norms: npt.NDArray[np.float64] = np.sqrt(sums).reshape(batch, -1)
     return norms

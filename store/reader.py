@@ -35,6 +35,7 @@ from isae.store.statistics import ChannelStatistics, load_statistics
 
 Array = npt.NDArray[Any]
 Rows = SupportsIndex | slice | Sequence[int] | npt.NDArray[Any]
+Columns = SupportsIndex | slice | Sequence[int] | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,20 @@ class StoredArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Rows) -> Array:
-        """Rows as NumPy, in the stored dtype: [C] for an int, else [R, C].
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """All rows: `np.asarray(store.positions("mixed4a"))`."""
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __getitem__(self, rows: Rows | tuple[Rows, Columns]) -> Array:
+        """Rows as NumPy, in the stored dtype: [C] for an int, else [R, C]; `[rows, columns]` too.
 
         Raises IndexError out of range, StoreCorruptError if a file is missing or damaged.
         """
+        if isinstance(rows, tuple):
+            if len(rows) != 2:
+                raise IndexError(f"expected [rows] or [rows, columns], found {len(rows)} indices")
+            chosen: Array = self[rows[0]][..., rows[1]]
+            return chosen
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             if step == 1:
@@ -108,6 +118,8 @@ class StoredArray:
         return self._read(first, last)[start - first : stop - first]
 
     def _gather(self, rows: Array) -> Array:
+        if rows.ndim != 1:
+            raise IndexError(f"expected one axis of rows, found {rows.ndim} axes")
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows) if len(rows) == len(self) else rows
         if rows.size and rows.dtype.kind not in "iu":

@@ -104,4 +104,7 @@ class Buckets:
         for number in np.flatnonzero(np.diff(bounds)):
             rows = order[bounds[number] : bounds[number + 1]]
             with self._file(*divmod(int(number), self.count)).open("ab", buffering=0) as file:
-                records[rows].tofile(file)
+                # Not ndarray.tofile, which says no errno when the disk is full.
+                data = memoryview(records[rows].tobytes())
+                while data:
+                    data = data[file.write(data) :]

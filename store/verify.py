@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from isae.errors import IsaeError, StoreError
 from isae.files import sha256
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
 from isae.store.images_table import HOLDOUT, TRAIN
-from isae.store.layout import ROOT_FILES
+from isae.store.layout import IMAGES, INDEX, ROOT_FILES
+from isae.store.positions import parent_cells
 from isae.store.reader import Store, StoredArray, StoredLayer
 from isae.store.statistics import FIELDS, Accumulator
 
@@ -24,7 +27,8 @@ def verify_store(path: str | Path, *, reporter: Reporter = QUIET) -> list[str]:
 
     Checked: the completion mark; the size and SHA-256 of every file; files that should not be
     there; that every chunk decodes; shapes and counts; that the index names images of the right
-    split and cells of the grid, each once; finite activations; the statistics, computed anew.
+    split and cells of the grid, each once, the same in all grids; finite activations; the
+    statistics, computed anew. Takes a byte of memory per cell of a grid and image, no more.
 
     Raises StoreError if there is no store at `path`; all else is in the list.
     """
@@ -64,18 +68,26 @@ def _check_files(store: Store, reporter: Reporter) -> list[str]:
 
 def _check_contents(store: Store, reporter: Reporter) -> list[str]:
     problems: list[str] = []
-    splits = np.asarray(store.images.column("split").to_pylist())
-    if not np.array_equal(store.images.column("image").to_numpy(), np.arange(len(splits))):
-        problems.append("images.parquet: the image column does not count from 0")
-    total = sum(layer.rows for layer in store.layers.values())
+    table = store.images
+    if not np.array_equal(table.column("image").to_numpy(), np.arange(len(table))):
+        problems.append(f"{IMAGES}: the image column does not count from 0")
+    codes = np.asarray(table.column("split").dictionary_encode().combine_chunks().indices)
+    names = table.column("split").dictionary_encode().combine_chunks().dictionary.to_pylist()
+    splits = codes.astype(np.int8)
+    coarsest: Places | None = None
     grids: set[str] = set()
-    with reporter.task(total, "decoding", "rows") as meter:
-        for layer in store.layers.values():
+    layers = sorted(store.layers.values(), key=lambda layer: -layer.stride)
+    with reporter.task(sum(layer.rows for layer in layers), "decoding", "rows") as meter:
+        for layer in layers:
             try:
                 group = layer.array.rpartition("/")[0]
                 if group not in grids:
                     grids.add(group)
-                    problems += _check_index(store, layer, splits)
+                    found, places = _check_index(store, layer, splits, names)
+                    problems += found
+                    coarsest = coarsest or places
+                    if not found and coarsest is not None and places is not None:
+                        problems += _check_same_places(group, places, coarsest)
                 problems += _check_layer(store, layer)
             except (StoreError, ValueError) as error:
                 problems.append(f"{layer.array}: {error}")
@@ -83,27 +95,61 @@ def _check_contents(store: Store, reporter: Reporter) -> list[str]:
     return problems
 
 
-def _check_index(store: Store, layer: StoredLayer, splits: np.ndarray[Any, Any]) -> list[str]:
+@dataclass(frozen=True)
+class Places:
+    """Which cells of which images a grid's rows are of: one byte a cell."""
+
+    stride: int
+    taken_NHW: npt.NDArray[np.bool_]
+
+
+def _check_index(
+    store: Store, layer: StoredLayer, splits: npt.NDArray[np.int8], names: list[str]
+) -> tuple[list[str], Places | None]:
     array = store.positions(layer.name)
     if array.shape != (layer.rows, 3):
-        return [f"{array.name}: shape {array.shape} instead of {(layer.rows, 3)}"]
-    problems = []
-    index = array[:].astype(np.int64)
-    image, y, x = index.T
+        return [f"{array.name}: shape {array.shape} instead of {(layer.rows, 3)}"], None
     height, width = layer.grid
-    inside = (image >= 0) & (image < len(splits)) & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    if not inside.all():
-        return [f"{array.name}: {int((~inside).sum())} rows outside the images or the grid"]
-    cell = (image * height + y) * width + x
-    if len(np.unique(cell)) != len(cell):
+    taken = np.zeros((len(splits), height, width), dtype=np.bool_)
+    outside, wrong = 0, 0
+    code = {name: number for number, name in enumerate(names)}
+    for start in range(0, layer.rows, array.chunk_rows):
+        image, y, x = array[start : start + array.chunk_rows].T
+        inside = (image >= 0) & (image < len(splits)) & (y >= 0) & (y < height) & (x >= 0)
+        inside &= x < width
+        outside += int((~inside).sum())
+        image, y, x = image[inside], y[inside], x[inside]
+        training = (start + np.flatnonzero(inside)) < layer.train_rows
+        expected = np.where(training, code.get(TRAIN, -1), code.get(HOLDOUT, -1))
+        wrong += int((splits[image] != expected).sum())
+        taken[image, y, x] = True
+    problems = []
+    if outside:
+        problems.append(f"{array.name}: {outside} rows outside the images or the grid")
+    elif int(taken.sum()) != layer.rows:
         problems.append(f"{array.name}: some places are there more than once")
-    for split, rows in (
-        (TRAIN, slice(0, layer.train_rows)),
-        (HOLDOUT, slice(layer.train_rows, None)),
-    ):
-        wrong = int((splits[image[rows]] != split).sum())
-        if wrong:
-            problems.append(f"{array.name}: {wrong} rows among the {split} rows are not {split}")
+    if wrong:
+        problems.append(f"{array.name}: {wrong} rows are not of the split they lie in")
+    return problems, Places(layer.stride, taken)
+
+
+def _check_same_places(group: str, fine: Places, coarse: Places) -> list[str]:
+    """A finer grid has exactly the cells inside the coarsest grid's, image by image."""
+    ratio = coarse.stride // fine.stride
+    y = parent_cells(fine.taken_NHW.shape[1], coarse.taken_NHW.shape[1], ratio)
+    x = parent_cells(fine.taken_NHW.shape[2], coarse.taken_NHW.shape[2], ratio)
+    different = sum(
+        not np.array_equal(mine, parent[y[:, None], x[None, :]])
+        for mine, parent in zip(fine.taken_NHW, coarse.taken_NHW, strict=True)
+    )
+    counts = set(fine.taken_NHW.sum(axis=(1, 2)).tolist()) - {0} if fine is coarse else set()
+    problems = []
+    if different:
+        problems.append(f"{group}/{INDEX}: {different} images have other places than the coarsest")
+    if len(counts) > 1:
+        problems.append(
+            f"{group}/{INDEX}: images have different numbers of places {sorted(counts)}"
+        )
     return problems
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from isae.errors import IsaeError, StoreError
 from isae.store.layout import INDEX, create_array
 from isae.store.shuffle import Records
 from isae.store.statistics import Accumulator, ChannelStatistics
@@ -44,9 +45,20 @@ class ShardWriter:
 
     def _write(self) -> None:
         rows = np.concatenate(self.pending)
+        try:
+            self._write_rows(rows)
+        except (OSError, IsaeError):
+            raise
+        except Exception as error:  # the compiled pipeline has no errno to say
+            raise StoreError(
+                f"expected to write a shard of {self.array.path}, found: {error}; is the disk full "
+                "or the folder gone? free some space, then build again"
+            ) from error
+        self.pending, self.held = [], 0
+
+    def _write_rows(self, rows: Rows) -> None:
         self.array[self.start : self.start + len(rows)] = rows
         self.start += len(rows)
-        self.pending, self.held = [], 0
 
 
 class GridWriter:

@@ -12,6 +12,9 @@ from isae.images.patterns import is_shards, shard_paths
 from isae.images.shards import ShardSource
 from isae.images.synthetic import SyntheticSource
 
+MOST_IMAGES = 2**31
+"""Image numbers are stored as int32."""
+
 
 def open_source(spec: str, *, seed: int = 0, limit: int | None = None) -> ImageSource:
     """The pictures that `spec` names.
@@ -51,8 +54,9 @@ def _open(spec: str, seed: int) -> ImageSource:
 
 def _open_synthetic(spec: str, seed: int) -> ImageSource:
     number = spec.removeprefix("synthetic:")
-    if not number.isdecimal() or int(number) < 1:
+    if not number.isdecimal() or not 1 <= int(number) < MOST_IMAGES:
         raise ImageError(
-            f"expected synthetic:N with a whole number N of at least 1, found '{spec}'"
+            f"expected synthetic:N with a whole number N from 1 to {MOST_IMAGES - 1:,}, found "
+            f"'{spec}'"
         )
     return SyntheticSource(int(number), seed, spec)

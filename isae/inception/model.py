@@ -86,6 +86,9 @@ class LocalResponseNorm(nn.Module):
         """[B, C, H, W] -> the same shape and dtype."""
         c = self.constants
         exact = x_BCHW if x_BCHW.dtype == torch.float64 else x_BCHW.float()
+        if exact.is_cuda:  # there a convolution may round its inputs to TF32
+            size, alpha = c.size, c.alpha
+            return F.local_response_norm(exact, size, alpha, c.beta, c.k).to(x_BCHW.dtype)
         sums = F.conv2d(exact * exact, self.band.to(exact.dtype))
         base = sums.mul_(c.alpha / c.size).add_(c.k)
         scale = base.rsqrt_() if c.beta == 0.5 else base.pow(-c.beta)

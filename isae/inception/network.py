@@ -82,7 +82,7 @@ class Network(nn.Module):
         inside. Raises UnknownNameError for a layer,
         DataError for pixels of the wrong shape, dtype or range.
         """
-        wanted = list(dict.fromkeys(layers))
+        wanted = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
         for layer in wanted:
             if layer not in self.layers:
                 raise unknown_name(f"layer of {self.name}", layer, self.layers)

@@ -74,10 +74,19 @@ def test_a_defect_keeps_its_traceback() -> None:
     assert "Traceback" in done.stderr
 
 
-def test_unknown_options_are_exit_code_2_without_a_traceback() -> None:
-    done = run("fine", "--nonsense")
+@pytest.mark.parametrize("arguments", [("fine", "--nonsense"), ("fin",), ("fine", "too", "much")])
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "--help" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_arguments_is_help() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "Usage" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("program", ["isae-store", "isae-train", "isae-analyze"])

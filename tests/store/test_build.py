@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from isae.errors import ConfigError, DataError, ImageError, StoreError, UnknownNameError
 from isae.images import open_source, resize_crop
 from isae.inception import load_model
+from isae.progress import Reporter
 from isae.store import BuildConfig, build_store, open_store, shuffle, verify_store
 
 Config = Callable[..., BuildConfig]
@@ -65,6 +66,8 @@ def test_statistics_are_of_training_rows_only(built: Path) -> None:
         assert found.count == layer.train_rows
         np.testing.assert_allclose(found.mean_C, rows.mean(axis=0), rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(found.var_C, rows.var(axis=0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(found.max_C, rows.max(axis=0))
+        np.testing.assert_allclose(found.nonzero_C, (rows != 0).mean(axis=0), rtol=1e-12)
 
 
 def test_workers_and_buckets_do_not_change_the_contents(
@@ -81,16 +84,69 @@ def test_another_seed_is_another_order(built: Path, small_config: Config) -> Non
     assert manifest["content_id"] != open_store(built).content_id
 
 
-def test_batch_size_changes_no_row_beyond_rounding(built: Path, small_config: Config) -> None:
-    config = small_config(batch_size=5)
-    build_store(config)
-    one, other = open_store(built), open_store(config.out)
-    for name in one.layers:
-        np.testing.assert_array_equal(one.positions(name)[:], other.positions(name)[:])
-        # One unit of float16 where the two forward passes fall on different sides of a rounding.
-        np.testing.assert_allclose(
-            one.activations(name)[:], other.activations(name)[:], rtol=2e-3, atol=1e-4
+def test_batch_size_and_threads_do_not_change_the_contents(
+    built: Path, small_config: Config
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        manifest = build_store(small_config(batch_size=5, device="cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert manifest["content_id"] == open_store(built).content_id
+
+
+@pytest.mark.parametrize("size", [97, 120])
+def test_googlenet_stores_every_place_also_on_odd_grids(small_config: Config, size: int) -> None:
+    layers = ("inception3a", "inception4a")
+    config = small_config(
+        images="synthetic:5", model="googlenet", weights="random:0", size=size, layers=layers
+    )
+    manifest = build_store(config)
+    store = open_store(config.out)
+    for layer in layers:
+        height, width = store.layers[layer].grid
+        assert store.layers[layer].rows == 5 * height * width
+    assert "3x3" in manifest["layers"]["inception4a"]["note"]
+    assert verify_store(config.out) == []
+    few = small_config(
+        **{**vars(config), "out": config.out + "2", "positions": "5:norm:inception3a"}
+    )
+    build_store(few)
+    assert verify_store(few.out) == []
+
+
+def test_too_few_readable_images_to_hold_one_out_is_said(
+    small_config: Config, make_photos: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_photos(count=3)
+    for number in range(3):
+        (folder / "b" / f"broken{number}.jpg").write_bytes(b"")
+    reporter = Reporter(quiet=True)
+    held_out = set()
+    for seed in range(6):
+        config = small_config(
+            images=str(folder), layers=("mixed3a",), seed=seed, holdout=0.17, max_bad=3
         )
+        found = build_store(config, overwrite=True, reporter=reporter)["images"]["held_out"]
+        layer = open_store(config.out).layers["mixed3a"]
+        assert (layer.rows > layer.train_rows) == bool(found)
+        held_out.add(found)
+        assert ("no image is held out" in capsys.readouterr().err) == (not found)
+    assert held_out == {0, 1}
+
+
+def test_an_empty_folder_of_the_users_stays_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_config: Config
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "x.jpg").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(ImageError, match="expected readable pictures"):
+        build_store(small_config(images=str(bad), out="."))
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.mark.parametrize("positions", ["2", "2:norm:mixed3b", "2:norm:mixed4b"])

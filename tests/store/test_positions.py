@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isae.errors import ConfigError
-from isae.store.positions import PositionRule, draw_cells, pool_norms, refine_cells
+from isae.store.positions import (
+    PositionRule,
+    draw_cells,
+    most_refined,
+    pool_norms,
+    refine_cells,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +92,19 @@ def test_second_norm_draw_leaves_out_the_first() -> None:
     np.testing.assert_allclose(np.bincount(missing, minlength=3) / images, expected, atol=0.01)
 
 
-@pytest.mark.parametrize(("fine", "ratio"), [((14, 14), 2), ((13, 7), 2), ((5, 9), 4)])
-def test_finer_grids_take_the_cells_inside(fine: tuple[int, int], ratio: int) -> None:
-    coarse = (-(-fine[0] // ratio), -(-fine[1] // ratio))
+@pytest.mark.parametrize(
+    ("fine", "coarse", "ratio"),
+    [
+        ((14, 14), (7, 7), 2),
+        ((13, 7), (7, 4), 2),
+        ((5, 9), (2, 3), 4),
+        # Pools without padding leave cells over, which the last coarse cell takes.
+        ((15, 13), (7, 6), 2),
+    ],
+)
+def test_finer_grids_take_the_cells_inside(
+    fine: tuple[int, int], coarse: tuple[int, int], ratio: int
+) -> None:
     cells = draw_cells(PositionRule(2, None), np.arange(6), coarse, seed=1)
     row, y, x = refine_cells(cells, coarse, fine, ratio)
     expected = {
@@ -96,8 +112,10 @@ def test_finer_grids_take_the_cells_inside(fine: tuple[int, int], ratio: int) ->
         for image in range(6)
         for fy in range(fine[0])
         for fx in range(fine[1])
-        if fy // ratio * coarse[1] + fx // ratio in cells[image]
+        if min(fy // ratio, coarse[0] - 1) * coarse[1] + min(fx // ratio, coarse[1] - 1)
+        in cells[image]
     }
+    assert max(np.bincount(row)) <= most_refined(2, coarse, fine, ratio)
     found = list(zip(row.tolist(), y.tolist(), x.tolist(), strict=True))
     assert len(found) == len(set(found))
     assert set(found) == expected
@@ -105,9 +123,10 @@ def test_finer_grids_take_the_cells_inside(fine: tuple[int, int], ratio: int) ->
 
 def test_norms_of_a_finer_layer_are_joined() -> None:
     squares = np.random.default_rng(0).random((3, 5, 7))
-    pooled = pool_norms(squares, (3, 4), 2)
+    # The last of the three columns of coarse cells is three cells wide.
+    pooled = pool_norms(squares, (3, 3), 2)
     for image in range(3):
         for y in range(3):
-            for x in range(4):
-                inside = squares[image, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-                assert pooled[image, y * 4 + x] == pytest.approx(np.sqrt(inside.sum()))
+            for x in range(3):
+                inside = squares[image, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2 + x // 2]
+                assert pooled[image, y * 3 + x] == pytest.approx(np.sqrt(inside.sum()))

@@ -77,6 +77,32 @@ def test_rows_that_are_not_there(
         many_shards[0][rows]
 
 
+def test_arrays_behave_as_numpy_expects(built: Path) -> None:
+    places = open_store(built).positions("mixed4a")
+    whole = places[:]
+    np.testing.assert_array_equal(np.asarray(places), whole)
+    np.testing.assert_array_equal(places[:, 0], whole[:, 0])
+    np.testing.assert_array_equal(places[5:9, 1:], whole[5:9, 1:])
+    assert places[3, 2] == whole[3, 2]
+    with pytest.raises(IndexError, match="one axis of rows"):
+        places[np.zeros((2, 2), dtype=int)]
+    with pytest.raises(IndexError, match="found 3 indices"):
+        places[0, 0, 0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00 no text", b"", None])
+def test_a_damaged_completion_mark_is_refused(copied: Path, damage: bytes | None) -> None:
+    mark = copied / "COMPLETE"
+    mark.unlink()
+    if damage is None:
+        mark.mkdir()
+    else:
+        mark.write_bytes(damage)
+    with pytest.raises(StoreCorruptError, match="COMPLETE states"):
+        open_store(copied)
+    assert "COMPLETE states" in verify_store(copied)[0]
+
+
 def test_any_zarr_reader_opens_the_arrays(built: Path) -> None:
     store = open_store(built)
     plain = zarr.open_group(built, mode="r")["stride16/mixed4a"]

@@ -1,0 +1,88 @@
+"""The command line: JSON, exit codes, one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+    return subprocess.run(
+        [sys.executable, "-m", "isae.store.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+
+
+def test_info_is_one_json_object(built: Path) -> None:
+    done = run("info", built, "--json", "--seed", "1", "--quiet")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["layers"]["mixed4a"]["rows"] == 26 * 16
+    assert found["raw_bytes"] > found["stored_bytes"] > 0
+    assert found["model"]["compute_dtype"] in ("float32", "bfloat16")
+
+
+def test_info_fits_80_columns(built: Path) -> None:
+    lines = run("info", built).stdout.splitlines()
+    assert max(len(line) for line in lines if str(built) not in line) <= 80
+
+
+def test_verify_says_what_is_damaged_and_exits_with_1(built: Path, copied: Path) -> None:
+    fine = run("verify", built, "--json")
+    assert fine.returncode == 0
+    assert json.loads(fine.stdout)["problems"] == []
+    (copied / "images.parquet").write_bytes(b"x")
+    done = run("verify", copied, "--json", "--quiet")
+    assert done.returncode == 1
+    assert "images.parquet" in json.loads(done.stdout)["problems"][0]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("info", "nowhere"), "found nothing there"),
+        (("verify", "nowhere"), "found nothing there"),
+        (("build", "--images", "nowhere", "--layers", "mixed4a", "--out", "x"), "nothing of that"),
+        (("build", "--images", "synthetic:4", "--layers", "mixed4z", "--out", "x"), "nearest"),
+        (("build", "--images", "synthetic:99999999999999", "--layers", "a", "--out", "x"), "a"),
+        (("build", "--images", "synthetic:4", "--layers", "mixed4a"), "Missing option '--out'"),
+        (
+            ("build", "--images", "synthetic:4", "--layers", "mixed4a", "--out", "/dev/null/x"),
+            "Not a directory",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("file_limit", [20_000, 400_000])
+def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, file_limit: int) -> None:
+    """A limit on file sizes stands for a full disk: both end in an errno from write()."""
+    out = tmp_path / "store"
+    done = run(
+        "build", "--images", "synthetic:24", "--layers", "mixed3a", "--size", "64", "--out", out,
+        "--workers", "0", "--quiet", file_limit=file_limit,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not out.exists()
