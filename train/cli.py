@@ -63,7 +63,7 @@ def train(
         typer.Option(help="Rows without firing that make a latent dead (10 M or one epoch)."),
     ] = None,
     aux_coefficient: Annotated[
-        float | None, typer.Option(help="Weight of AuxK (topk 1/32, ksae 0).")
+        float | None, typer.Option(help="Weight of AuxK (topk 1/32; none with ksae).")
     ] = None,
     kernel: Annotated[str, typer.Option(help="auto, cpu, or reference (dense).")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -138,6 +138,8 @@ def train(
 
 
 def _lines(summary: dict[str, Any]) -> str:
+    from isae.train.report import share
+
     holdout = summary["holdout_fvu"]
     unseen = "no held-out rows" if holdout is None else f"{holdout:.4f} held-out"
     fire = summary["holdout_silent"]
@@ -147,7 +149,7 @@ def _lines(summary: dict[str, Any]) -> str:
     return "\n".join(
         (
             f"{summary['layer']}: FVU {summary['train_fvu']:.4f} training, {unseen}",
-            f"L0 {summary['train_l0']:.1f}, dead {summary['dead']:.1%}{silent}",
+            f"L0 {summary['train_l0']:.1f}, dead {share(summary['dead'])}{silent}",
             f"{summary['steps']:,} steps, {summary['epochs']:.1f} epochs, "
             f"{speed}{summary['seconds']:,.0f} s of training",
             f"SAE: {summary['sae']}",

@@ -34,6 +34,10 @@ class Quality:
 def evaluate(sae: SAE, rows: Rows, start: int, stop: int, *, scale: float = 1.0) -> Quality:
     """Measure `sae` on scale * rows [start, stop).
 
+    A run keeps the weights with the lowest held-out FVU of its evaluations, all on the same rows.
+    The held-out FVU that it reports is that minimum, so it is a little lower than the FVU of the
+    same weights on rows that had no part in the choice.
+
     Raises DataError for an empty range or activations that are not finite.
     """
     if start >= stop:

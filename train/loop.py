@@ -25,6 +25,7 @@ from isae.train.config import TrainConfig
 from isae.train.evaluate import Quality, evaluate
 from isae.train.parameters import State, as_sae, new_state
 from isae.train.plan import Plan, make_plan
+from isae.train.report import note, open_board, opening, to_board
 from isae.train.run_folder import MetricsLog, RunFolder, identity_of
 from isae.train.schedule import Schedule
 from isae.train.source import ActivationSource, refuse_bad_rows, scaled
@@ -45,7 +46,11 @@ def train(
 ) -> dict[str, Any]:
     """Train one SAE on a layer of an open store -> the run's summary, also in RUN/summary.json.
 
-    The SAE with the lowest held-out FVU is saved in RUN/sae/<layer>. With `resume`, a killed run
+    The SAE with the lowest held-out FVU is saved in RUN/sae/<layer>. In the summary, FVU, L0 and
+    `silent` (fraction of latents that fired on none of the evaluated rows) are that SAE's, the
+    held-out FVU being the minimum over the run's evaluations. `dead` (fraction of latents that did
+    not fire in the last `dead_rows` rows of training) is of the run's last state, and null where
+    the run had fewer rows than that. With `resume`, a killed run
     goes on from its last checkpoint to the same weights as if it had not been killed; a complete
     run is left as it is. SIGTERM and SIGINT write a checkpoint and raise KeyboardInterrupt.
     Raises UnknownNameError for a layer that the store lacks, ConfigError for options that do not
@@ -57,14 +62,15 @@ def train(
     layer = store.layers[config.layer]
     plan = make_plan(config, layer, layer.rows > layer.train_rows)
     folder = RunFolder(out)
+    run = _Run(config, plan, store, folder, reporter)  # refuses what cannot be trained on
     identity = identity_of(config, plan, store)
     continued = folder.claim(identity, resume=resume, overwrite=overwrite)
     done = folder.finished() if continued else None
     if done is not None:
         reporter.say(f"'{folder.path}' is complete already")
         return done
-    _remarks(config, plan, layer.rows > layer.train_rows, reporter)
-    return _Run(config, plan, store, folder, reporter).go()
+    opening(config, plan, layer.rows > layer.train_rows, reporter)
+    return run.go()
 
 
 class _Run:
@@ -97,7 +103,7 @@ class _Run:
         else:
             state, schedule = self._start(), Schedule.of(self.plan)
         log = MetricsLog(self.folder.metrics, state.step)
-        board = _board(self.folder.path, state.step) if self.config.tensorboard else None
+        board = open_board(self.folder.path, state.step) if self.config.tensorboard else None
         label = f"{self.config.layer} (at most)" if self.plan.patience else self.config.layer
         try:
             with _signals() as stop, self.reporter.task(1, label, "rows") as meter:
@@ -153,10 +159,10 @@ class _Run:
             line = self._line(state, result, lr)
             if state.step % plan.eval_every == 0 or state.step == schedule.end:
                 line.update(self._evaluate(state, schedule))
-                meter.note(self._remark(line))
+                meter.note(note(line))
             if "train_fvu" in line or state.step % config.log_every == 0:
                 log.write(line)
-                _to_board(board, line)
+                to_board(board, line)
             if state.step % config.checkpoint_every == 0 or state.step >= schedule.end:
                 self._checkpoint(state, schedule)
             meter.advance(plan.batch)
@@ -188,14 +194,17 @@ class _Run:
         return self.new_rows / self.new_seconds if self.new_seconds else None
 
     def _line(self, state: State, result: StepResult, lr: float) -> dict[str, float | int | None]:
+        plan = self.plan
+        rows_before = state.rows - plan.batch
         return {
             "step": state.step,
             "rows": state.rows,
-            "epoch": state.rows / self.plan.epoch_rows,
+            "epoch": state.rows / plan.epoch_rows,
             "loss": result.loss,
             "fvu": result.fvu,
             "l0": result.l0,
-            "dead": result.dead / self.plan.n,
+            # Counted before the step; before dead_rows rows no latent could be dead.
+            "dead": result.dead / plan.n if rows_before >= plan.dead_rows else None,
             "lr": lr,
             "rows_per_s": self._rate(),
             "seconds": self.seconds,
@@ -226,12 +235,6 @@ class _Run:
             refuse_bad_rows(self.store, self.config.layer)
             raise
 
-    def _remark(self, line: dict[str, float | int | None]) -> str:
-        text = f"FVU training {line['train_fvu']:.4f}"
-        if "holdout_fvu" in line:
-            text += f", held-out {line['holdout_fvu']:.4f}"
-        return f"{text}, dead {line['dead']:.1%}"
-
     def _checkpoint(self, state: State, schedule: Schedule) -> None:
         save_checkpoint(self.folder.checkpoints, state, schedule, self.seconds)
 
@@ -255,7 +258,7 @@ class _Run:
             "layer": layer,
             "run": str(self.folder.path),
             "sae": str(self.folder.sae(layer)),
-            "store": str(self.store.path),
+            "store": str(self.store.path.resolve()),
             "store_content_id": self.store.manifest["content_id"],
             "recipe": self.config.recipe,
             "kernel": plan.kernel,
@@ -275,7 +278,7 @@ class _Run:
             "holdout_l0": unseen.l0 if unseen else None,
             "holdout_silent": unseen.silent if unseen else None,
             "holdout_rows": unseen.rows if unseen else 0,
-            "dead": float(state.dead_N(plan.dead_rows).double().mean()),
+            "dead": state.dead_fraction(plan.dead_rows),
             "dead_rows": plan.dead_rows,
             "scale": self.scale,
             "seconds": self.seconds,
@@ -300,23 +303,6 @@ def _scale(store: ActivationSource, layer: str) -> float:
     return 1 / math.sqrt(variance)
 
 
-def _remarks(config: TrainConfig, plan: Plan, has_holdout: bool, reporter: Reporter) -> None:
-    steps = f"at most {plan.steps:,} steps" if plan.patience else f"{plan.steps:,} steps"
-    reporter.say(
-        f"{config.layer}: {plan.n:,} latents, k {plan.k}, {plan.batch:,} rows a step, {steps}, "
-        f"kernel {plan.kernel} on {plan.device}"
-    )
-    if config.recipe == "ksae" or config.batch_size:
-        wanted = config.batch_size or 500_000
-        if plan.batch != wanted:
-            reporter.say(
-                f"batch of {plan.batch:,} rows instead of {wanted:,}: {plan.epoch_rows:,} training "
-                f"rows, taken in pieces of {plan.micro_batch:,}"
-            )
-    if not has_holdout:
-        reporter.say("the store has no held-out rows: only the training FVU can be reported")
-
-
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
     """SIGTERM and SIGINT set the event instead of ending the process (in the main thread only)."""
@@ -334,17 +320,3 @@ def _signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _board(folder: Path, step: int) -> Any:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-
-
-def _to_board(board: Any, line: dict[str, float | int | None]) -> None:
-    if board is None:
-        return
-    for name, value in line.items():
-        if name != "step" and value is not None:
-            board.add_scalar(name, value, line["step"])

@@ -46,6 +46,12 @@ class State:
         """Which latents have not fired in the last `dead_rows` rows."""
         return self.rows - self.last_fired_N >= dead_rows
 
+    def dead_fraction(self, dead_rows: int) -> float | None:
+        """Fraction of dead latents; None before `dead_rows` rows, when none could be dead yet."""
+        if self.rows < dead_rows:
+            return None
+        return float(self.dead_N(dead_rows).double().mean())
+
     def sae(self, k: int, kernel: str) -> SAE:
         """The SAE of the present parameters, sharing their memory, in scaled units."""
         return as_sae(self.params, k, kernel)

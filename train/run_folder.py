@@ -25,7 +25,10 @@ from isae.train.plan import Plan
 from isae.train.source import ActivationSource
 
 FORMAT = "isae-run"
-COMPARED = ("layer", "store_content_id", "options", "plan")
+COMPARED = ("layer", "store_content_id", "plan")
+OPTIONS_COMPARED = ("options.recipe", "options.seed")
+"""All others are either settled in the plan, which has the value that counts however it was asked
+for, or do not change the result (lines of the log, checkpoints, TensorBoard)."""
 
 
 class RunFolder:
@@ -64,10 +67,23 @@ class RunFolder:
             self._compare(identity)
             return True
         if taken:
-            shutil.rmtree(self.path)
+            self._clear()
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.config, identity)
         return False
+
+    def _clear(self) -> None:
+        """Remove all but config.json, which says until it is replaced that this is a run.
+
+        The summary goes first: after a kill the folder is an unfinished run, not a finished one.
+        Emptied, not removed, since it may be a link or the working directory.
+        """
+        self.summary.unlink(missing_ok=True)
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry != self.config:
+                entry.unlink()
 
     def finished(self) -> dict[str, Any] | None:
         """The summary if the run is complete."""
@@ -85,14 +101,10 @@ class RunFolder:
     def _compare(self, identity: Mapping[str, Any]) -> None:
         before = _flat(self._read_config() or {})
         now = _flat(json.loads(json.dumps(dict(identity))))
-        # An option that was spelled out where it was left to its default is no difference: the
-        # plan has the value that counts.
-        settled = {key.removeprefix("plan.") for key in now if key.startswith("plan.")}
         keys = [
             key
             for key in sorted({*before, *now})
-            if key.split(".")[0] in COMPARED
-            and key not in {f"options.{name}" for name in settled}
+            if (key.split(".")[0] in COMPARED or key in OPTIONS_COMPARED)
             and before.get(key) != now.get(key)
         ]
         if keys:
@@ -138,7 +150,7 @@ def identity_of(config: TrainConfig, plan: Plan, store: ActivationSource) -> dic
     return {
         "format": FORMAT,
         "isae_version": __version__,
-        "store": str(store.path),
+        "store": str(store.path.resolve()),
         "store_content_id": store.manifest["content_id"],
         "layer": config.layer,
         "options": to_json(config),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 import torch
 
 from isae.errors import ConfigError, DataError, RunError, UnknownNameError
+from isae.progress import Reporter
 from isae.train import SAE, TrainConfig, loop, train
+from isae.train.checkpoint import load_checkpoint
 from isae.train.evaluate import evaluate
 
 MakeStore = Callable[..., Any]
@@ -91,7 +94,8 @@ def test_the_run_folder_holds_what_is_promised(memory_store: MakeStore, tmp_path
     summary = train(short(), memory_store(), run)
     assert json.loads((run / "summary.json").read_text()) == summary
     config = json.loads((run / "config.json").read_text())
-    assert (config["layer"], config["store"]) == ("layer", "memory")
+    assert (config["layer"], config["store"]) == ("layer", str(Path.cwd() / "memory"))
+    assert summary["store"] == config["store"]
     assert config["store_content_id"] == "memory"
     assert config["options"]["k"] == 3
     found = lines(run)
@@ -161,6 +165,112 @@ def test_resuming_a_complete_run_leaves_it(memory_store: MakeStore, tmp_path: Pa
     assert (tmp_path / "run" / "summary.json").stat().st_mtime_ns == before
 
 
+def test_resuming_asks_only_for_options_that_change_the_result(
+    memory_store: MakeStore, tmp_path: Path
+) -> None:
+    summary = train(short(), memory_store(), tmp_path / "run")
+    otherwise = {
+        "log_every": 3, "checkpoint_every": 5, "tensorboard": True, "warmup_steps": 3,
+        "expansion": 4, "max_epochs": 9, "device": "cpu", "min_fall": 1e-3,
+    }  # fmt: skip
+    assert train(short(**otherwise), memory_store(), tmp_path / "run", resume=True) == summary
+
+
+def test_overwriting_needs_a_run_that_can_be_made(memory_store: MakeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = train(short(), memory_store(), run)
+    nan = np.ones((1000, 4), np.float32)
+    nan[5, 2] = math.nan
+    for rows, words in ((np.ones((1000, 4), np.float32), "that vary"), (nan, "first in row 5")):
+        with pytest.raises(DataError, match=words):
+            train(short(), memory_store(rows), run, overwrite=True)
+        assert json.loads((run / "summary.json").read_text()) == summary
+        assert SAE.load(run / "sae" / "layer").d == 24
+
+
+def test_a_kill_while_overwriting_leaves_an_unfinished_run(
+    memory_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(short(), memory_store(), run)
+    entries = sum(1 for _ in run.iterdir())
+    for moment in range(1, 3):  # checkpoints and sae are the folders of a run
+        left = moment
+
+        def dying(path: Path, real: Any = shutil.rmtree, **options: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise RuntimeError("killed")
+            real(path, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("isae.train.run_folder.shutil.rmtree", dying)
+            with pytest.raises(RuntimeError, match="killed"):
+                train(short(seed=2), memory_store(), run, overwrite=True)
+        assert not (run / "summary.json").exists()
+        assert (run / "config.json").exists()
+        assert sum(1 for _ in run.iterdir()) < entries
+        with pytest.raises(RunError, match="already holds a run"):
+            train(short(seed=2), memory_store(), run)
+        assert train(short(seed=2), memory_store(), run, overwrite=True)["steps"] == 30
+
+
+def test_a_link_to_a_run_is_followed(memory_store: MakeStore, tmp_path: Path) -> None:
+    run, link = tmp_path / "run", tmp_path / "link"
+    train(short(), memory_store(), run)
+    link.symlink_to(run)
+    before = digest(run)
+    train(short(seed=5), memory_store(), link, overwrite=True)
+    assert link.is_symlink()
+    assert digest(run) == digest(link) != before
+
+
+def test_held_out_rows_never_influence_training(
+    memory_store: MakeStore,
+    planted: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = planted[0].copy()
+    other[-600:] = 100 - 7 * other[-600:]
+    starts: list[torch.Tensor] = []
+    original = loop.new_state
+
+    def recording(*args: Any) -> Any:
+        state = original(*args)
+        starts.append(state.params["b_dec"].clone())
+        return state
+
+    monkeypatch.setattr(loop, "new_state", recording)
+    summaries, states = [], []
+    for name, rows in (("a", planted[0]), ("b", other)):
+        summaries.append(train(short(), memory_store(rows), tmp_path / name))
+        found = load_checkpoint(tmp_path / name / "checkpoints", torch.device("cpu"))
+        assert found is not None
+        states.append(found[0])
+    assert torch.equal(starts[0], starts[1])
+    assert starts[0].abs().max() > 0
+    assert summaries[0]["scale"] == summaries[1]["scale"]
+    for name, value in states[0].params.items():
+        assert torch.equal(value, states[1].params[name]), name
+    # The held-out rows do differ.
+    assert abs(summaries[0]["holdout_fvu"] - summaries[1]["holdout_fvu"]) > 0.1
+
+
+def test_dead_is_reported_once_latents_could_be_dead(
+    memory_store: MakeStore, tmp_path: Path
+) -> None:
+    summary = train(short(dead_rows=4000), memory_store(), tmp_path / "run")
+    dead = [line["dead"] for line in lines(tmp_path / "run")]  # after 2560, 5120 and 7680 rows
+    assert dead[0] is None
+    assert dead[1] is not None
+    assert summary["dead"] is not None
+    config = short(dead_rows=10**6)
+    assert train(config, memory_store(), tmp_path / "early")["dead"] is None
+    assert [line["dead"] for line in lines(tmp_path / "early")] == [None] * 3
+
+
 def test_folders_that_may_not_be_used(memory_store: MakeStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(short(), memory_store(), run)
@@ -170,6 +280,8 @@ def test_folders_that_may_not_be_used(memory_store: MakeStore, tmp_path: Path) -
         train(short(k=4), memory_store(), run, resume=True)
     with pytest.raises(RunError, match=r"options\.seed: run 0, now 9"):
         train(short(seed=9), memory_store(), run, resume=True)
+    with pytest.raises(RunError, match=r"options\.recipe: run 'topk', now 'ksae'"):
+        train(short(recipe="ksae"), memory_store(), run, resume=True)
     with pytest.raises(RunError, match="store_content_id: run 'memory', now 'changed'"):
         train(short(), memory_store(content_id="changed"), run, resume=True)
     other = tmp_path / "letters"
@@ -241,7 +353,11 @@ def test_without_held_out_rows(memory_store: MakeStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="held-out rows"):
         train(short(steps=None), store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    summary = train(short(), store, tmp_path / "run")
+    said: list[str] = []
+    reporter = Reporter(quiet=True)
+    reporter.say = said.append  # type: ignore[method-assign]
+    summary = train(short(patience=2), store, tmp_path / "run", reporter=reporter)
+    assert any("--patience has no effect" in text for text in said)
     assert summary["holdout_fvu"] is None
     assert summary["train_fvu"] < 1
 
