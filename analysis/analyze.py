@@ -55,6 +55,7 @@ def analyze_branches(
     inputs = open_run(run, store, device=device)
     check_branches(inputs.layer, inputs.stored.branches, inputs.stored.channels)
     out = Path(out) if out is not None else inputs.run / "analysis" / ANALYSIS
+    _check_replaceable(out)
     _check_free(out, overwrite)
     spans = rows_to_read(inputs.stored.rows, inputs.stored.train_rows, config.max_rows)
     activity = read_activity(
@@ -143,6 +144,16 @@ def _describe(
         "layer_note": inputs.info.note,
         "active_per_row": float(activity.fired_n.sum() / max(activity.rows, 1)),
     }
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise RunError for the working directory and the folders above it: --out is replaced."""
+    here = Path.cwd()
+    if out.resolve() in (here, *here.parents):
+        raise RunError(
+            f"expected --out to be a folder that can be replaced as a whole, found '{out}', in "
+            "which this command runs; give a folder below it, such as --out branches"
+        )
 
 
 def _check_free(out: Path, overwrite: bool) -> None:

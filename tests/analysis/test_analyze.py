@@ -206,6 +206,29 @@ def test_an_analysis_is_replaced_only_when_asked(run: Path, folder: Path, tmp_pa
     assert (foreign / "summary.json").exists()
 
 
+def test_the_working_directory_is_no_place_for_a_folder_that_is_replaced(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (".", "..", tmp_path / "here", tmp_path / "link"):
+        with pytest.raises(RunError, match="can be replaced as a whole"):
+            analyze_branches(run.resolve(), out=out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link"]
+
+
+def test_a_link_to_an_analysis_is_followed(run: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    config = BranchesConfig(top=3, max_rows=200)
+    analyze_branches(run, out=tmp_path / "link", overwrite=True, config=config)
+    assert (tmp_path / "link").is_symlink()
+    read = json.loads((tmp_path / "real" / "summary.json").read_text())
+    assert read["options"]["top"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
 def test_a_failure_on_the_way_leaves_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
