@@ -31,7 +31,8 @@ def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
 
 def wait_until_building(out: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
-    while not (out / "building.json").exists() and process.poll() is None:
+    mark = out / "building.json"
+    while process.poll() is None and not (mark.exists() and mark.stat().st_size):
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
