@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +79,53 @@ def test_gradients_equal_autograd_in_float64(case: str) -> None:
         assert getattr(ours, field) == pytest.approx(getattr(theirs, field), rel=1e-10)
     assert (ours.aux > 0) == bool(plan.k_aux)
     assert torch.equal(ours.fired_N, theirs.fired_N)
+
+
+@pytest.mark.parametrize("piece", [cpu_piece, reference_piece])
+@pytest.mark.parametrize("dead", [range(0, 90, 3), range(4, 9)], ids=["30 dead", "5 dead"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_auxk_is_the_documented_formula(piece: Any, dead: range, tied: bool) -> None:
+    plan = plan_of(aux_coefficient=0.3, tied=tied)
+    assert plan.k_aux == 12
+    state = state_of(plan, torch.float64)
+    torch.manual_seed(0)
+    for value in state.params.values():
+        value += 0.1 * torch.randn_like(value)
+    x = batch(0, 33, torch.float64)
+
+    def hand(params: dict[str, np.ndarray], e: np.ndarray | None) -> tuple[float, float, Any]:
+        """(sum ||x - x_hat||^2, sum ||e - e_hat||^2, x - x_hat), row by row."""
+        W_dec, b_enc, b_dec = params["W_dec"], params["b_enc"], params["b_dec"]
+        W_enc = params.get("W_enc", W_dec)
+        squares, aux, errors = 0.0, 0.0, []
+        for i, row in enumerate(x.numpy()):
+            pre = [float(W_enc[j] @ (row - b_dec) + b_enc[j]) for j in range(N)]
+            top = sorted(range(N), key=lambda j: -pre[j])[: plan.k]
+            errors.append(row - b_dec - sum(max(pre[j], 0.0) * W_dec[j] for j in top))
+            squares += float(errors[-1] @ errors[-1])
+            target = errors[-1] if e is None else e[i]
+            top = sorted(dead, key=lambda j: -pre[j])[:12]
+            miss = target - sum(max(pre[j], 0.0) * W_dec[j] for j in top)
+            aux += float(miss @ miss)
+        return squares, aux, errors
+
+    params = {name: value.numpy().copy() for name, value in state.params.items()}
+    grads = {name: torch.zeros_like(value) for name, value in state.params.items()}
+    sums = piece(plan, state, x, torch.tensor(list(dead)), grads)
+    squares, aux, errors = hand(params, None)
+    assert sums.squares == pytest.approx(squares, rel=1e-10)
+    assert sums.aux == pytest.approx(aux, rel=1e-10)
+    # Half the gradient of squares + 0.3 aux with e held fixed, along a random direction.
+    rng = np.random.default_rng(1)
+    for name, value in params.items():
+        direction, ends = rng.normal(size=value.shape), []
+        for sign in (1, -1):
+            moved = {**params, name: value + sign * 1e-6 * direction}
+            squares, aux, _ = hand(moved, errors)
+            ends.append(0.5 * (squares + 0.3 * aux))
+        slope = (ends[0] - ends[1]) / 2e-6
+        # Central differences: rounding of sums of about 100 by 1e-16 over a step of 1e-6.
+        assert float((grads[name].numpy() * direction).sum()) == pytest.approx(slope, rel=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
