@@ -219,7 +219,7 @@ def _describe(plan: _Plan, counts: _Counts, write_seconds: float) -> manifest.Ma
             "compute_dtype": str(network.dtype).removeprefix("torch."),
         },
         "images": {
-            "spec": source.spec,
+            "spec": _found_from_anywhere(source),
             "kind": source.kind,
             "seed": config.seed,
             "limit": config.limit,
@@ -245,6 +245,14 @@ def _describe(plan: _Plan, counts: _Counts, write_seconds: float) -> manifest.Ma
             "write_seconds": write_seconds,
         },
     }
+
+
+def _found_from_anywhere(source: ImageSource) -> str:
+    """The source's spec with its path absolute: analyses reopen it from other folders."""
+    if source.kind not in ("folder", "shards"):
+        return source.spec
+    mark = "@" if source.spec.startswith("@") else ""
+    return mark + str(Path(source.spec.removeprefix("@")).absolute())
 
 
 def _describe_layer(info: LayerInfo, grid: Grid, counts: _Counts) -> dict[str, Any]:

@@ -177,6 +177,18 @@ def test_unreadable_pictures_are_named_and_counted(
     assert verify_store(config.out) == []
 
 
+def test_the_source_is_found_again_from_another_folder(
+    small_config: Config, make_photos: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_photos(count=4)
+    monkeypatch.chdir(folder.parent)
+    manifest = build_store(small_config(images=folder.name, layers=("mixed3a",)))
+    assert manifest["images"]["spec"] == str(folder)
+    monkeypatch.chdir("/")
+    again = open_source(manifest["images"]["spec"], seed=3)
+    assert again.fingerprint() == manifest["images"]["fingerprint"]
+
+
 def test_too_many_unreadable_pictures_end_the_build_and_leave_nothing(
     small_config: Config, make_photos: Callable[..., Path]
 ) -> None:
