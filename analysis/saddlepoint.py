@@ -39,6 +39,7 @@ ROUGHNESS_BELOW = 0.25
 
 _MAX_STEPS = 80
 _NEAR_MEAN = 0.02
+_TIE = 1e-13
 _NEARLY_THERE = 1e-8
 _LONGEST_STEP, _SHORTEST_STEP = 8.0, 1e-9
 
@@ -137,14 +138,17 @@ def _skovgaard(v_C: F64, m: int, y: float, h: float, t: float) -> float:
 
 
 @compiled()
-def largest_sum_chance(sorted_C: F64, m: int) -> float:
+def largest_sum_chance(sorted_C: F64, m: int, tie: float) -> float:
     """The chance that m draws without replacement reach the largest possible sum.
 
     sorted_C: [C], descending. With g values above the m-th and e equal to it, e choose m - g of
     the C choose m subsets reach it: 1 / (C choose m) without ties, m/C for a one-channel row.
+    tie: values that differ from the m-th by at most this count as equal to it. The result is then
+    at least the chance to come within `tie` of the largest sum: a subset that does so holds every
+    value more than `tie` above the m-th and none more than `tie` below it.
     """
     c = len(sorted_C)
-    value, tie = sorted_C[m - 1], 1e-13 * max(abs(sorted_C[0]), abs(sorted_C[c - 1]))
+    value = sorted_C[m - 1]
     above, equal = 0, 0
     for v in sorted_C:
         if v > value + tie:
@@ -172,7 +176,9 @@ def solve_tail(v_C: F64, sorted_C: F64, m: int, y: float) -> tuple[float, int, f
     if y <= lowest + slack:
         return 1.0, EXACT, 0.0, 0.0
     if y >= highest - slack:
-        return largest_sum_chance(sorted_C, m), EXACT, 0.0, 0.0
+        # Sums within the slack are taken for the largest one, so values must be as well: with
+        # finer ties a row of one large channel and tiny others would get a far too small p.
+        return largest_sum_chance(sorted_C, m, slack), EXACT, 0.0, 0.0
     base = math.log(m / (c - m))
     sigma = math.sqrt(m * (c - m) / (c - 1.0))
     z = y / sigma
@@ -180,7 +186,7 @@ def solve_tail(v_C: F64, sorted_C: F64, m: int, y: float) -> tuple[float, int, f
     if not solved:
         return math.nan, UNSOLVED, h, t
     p = _edgeworth(v_C, m, z) if abs(z) < _NEAR_MEAN else _skovgaard(v_C, m, y, h, t)
-    floor = largest_sum_chance(sorted_C, m)
+    floor = largest_sum_chance(sorted_C, m, _TIE * max(abs(sorted_C[0]), abs(sorted_C[c - 1])))
     if not 0.0 < p <= 1.0:
         return math.nan, UNSOLVED, h, t
     return max(p, floor), SADDLEPOINT, h, t
