@@ -100,6 +100,23 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     assert (run / WEIGHTS).read_bytes() == (whole[0] / WEIGHTS).read_bytes()
 
 
+def test_a_full_disk_ends_in_one_line(
+    small_store: Path, whole: tuple[Path, dict], tmp_path: Path
+) -> None:
+    # The state of a run takes 2 MB; kernels are compiled already, by the run before.
+    limited = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); "
+        "from isae.train.cli import main; main()"
+    )
+    arguments = command(small_store, tmp_path / "run", "--quiet")[3:]
+    result = complete(sys.executable, "-c", limited, *arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "File too large" in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
