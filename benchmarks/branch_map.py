@@ -137,8 +137,8 @@ def tables(results: Result) -> str:
     lines += [
         "",
         "| layer | alive | branch | channels | variance | median share | above null | in both "
-        "| expected | relative | median r |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| strongest | expected | relative | median r |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for layer, analysis in results["branches"].items():
         lines += [_branch_row(layer, analysis["result"], branch) for branch in BRANCHES]
@@ -153,7 +153,8 @@ def _branch_row(layer: str, summary: Result, branch: str) -> str:
     return head + (
         f"| {branch} | {one['channel_share']:.1%} | {one['variance_share']:.1%} "
         f"| {one['decoder']['median_share']:.1%} | {one['decoder']['above_null']:,} "
-        f"| {assigned['features']:,} | {assigned['expected_by_channels']:,.0f} "
+        f"| {one['above_null_in_both']:,} | {assigned['features']:,} "
+        f"| {assigned['expected_by_channels']:,.0f} "
         f"| {one['relative']['above_null']:,} | {one['r_score']['median']:.3f} |"
     )
 
