@@ -131,7 +131,7 @@ def tables(results: Result) -> str:
         one = train["result"]
         lines.append(
             f"| {layer} | {one['n']:,} | {one['epochs']:.1f} | {one['rows_per_s']:,.0f} | "
-            f"{one['train_fvu']:.4f} | {one['holdout_fvu']:.4f} | {one['dead']:.1%} | "
+            f"{one['train_fvu']:.4f} | {one['holdout_fvu']:.4f} | {_percent(one['dead'])} | "
             f"{one['holdout_silent']:.1%} |"
         )
     lines += [
@@ -143,6 +143,11 @@ def tables(results: Result) -> str:
     for layer, analysis in results["branches"].items():
         lines += [_branch_row(layer, analysis["result"], branch) for branch in BRANCHES]
     return "\n".join(lines) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    """A short run cannot tell dead latents: its share is null."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _branch_row(layer: str, summary: Result, branch: str) -> str:
