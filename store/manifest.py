@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import signal
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from isae.store.layout import (
 )
 
 Manifest = dict[str, Any]
+SETTLE_SECONDS, SETTLE_TRIES = 0.05, 40
 PACKAGES = ("torch", "torchvision", "zarr", "zarrs", "numpy", "pillow", "pyarrow")
 
 
@@ -182,7 +184,7 @@ class Claim:
             return
         with contextlib.suppress(OSError):
             if not (self.root / COMPLETE).exists():
-                _clear(self.root)
+                _clear_until_settled(self.root)
                 (self.root / BUILDING).unlink()
                 if self.made_folder:
                     self.root.rmdir()
@@ -220,6 +222,18 @@ def _locked(root: Path) -> IO[str]:
     file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": now()}))
     file.flush()
     return file
+
+
+def _clear_until_settled(root: Path) -> None:
+    # An interrupt ends this thread's work; a write in zarr's own thread may land a moment later.
+    quiet = 0
+    for _ in range(SETTLE_TRIES):
+        with contextlib.suppress(OSError):
+            _clear(root)
+        time.sleep(SETTLE_SECONDS)
+        quiet = quiet + 1 if all(entry.name == BUILDING for entry in root.iterdir()) else 0
+        if quiet == 2:
+            return
 
 
 def _clear(root: Path) -> None:
