@@ -145,8 +145,6 @@ def _quiet_libraries() -> None:
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-        # An interrupt inside zarr leaves one behind; it says nothing that a user could act on.
-        warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
 
 
 def _json_safe(value: Any) -> Any:

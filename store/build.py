@@ -29,6 +29,7 @@ from isae.images import (
     open_source,
 )
 from isae.inception import LayerInfo, Network, layer_table, load_model
+from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
 from isae.store.config import BuildConfig
@@ -75,19 +76,20 @@ def build_store(
 ) -> manifest.Manifest:
     """Build the store that `config` describes; its manifest.
 
-    Raises a subclass of IsaeError for everything that a user can mend; an error or an interrupt
-    removes what was written. A killed build leaves a folder without the completion mark, which
-    every reader refuses and `overwrite` replaces.
+    Raises a subclass of IsaeError for everything that a user can mend, KeyboardInterrupt for SIGINT
+    and SIGTERM; both remove what was written. A killed build leaves a folder without the completion
+    mark, which every reader refuses and `overwrite` replaces.
     """
     plan = _plan(config)
     _check_disk(plan, overwrite)
     claim = manifest.Claim(plan.root)
-    try:
-        claim.take(overwrite=overwrite)
-        found = _build(plan, reporter)
-    except BaseException:
-        claim.abandon()
-        raise
+    with deferred_interrupts() as stop:
+        try:
+            claim.take(overwrite=overwrite)
+            found = _build(plan, reporter, stop)
+        except BaseException:
+            claim.abandon()
+            raise
     claim.release()
     return found
 
@@ -128,10 +130,10 @@ def _check_disk(plan: _Plan, overwrite: bool) -> None:
         )
 
 
-def _build(plan: _Plan, reporter: Reporter) -> manifest.Manifest:
+def _build(plan: _Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifest:
     group = open_group(plan.root, "a")
     buckets = _make_buckets(plan)
-    counts = _scatter(plan, buckets, reporter)
+    counts = _scatter(plan, buckets, reporter, stop)
     if counts.images == 0:
         raise ImageError(
             f"expected readable pictures in {plan.source.spec}, found none: "
@@ -147,12 +149,14 @@ def _build(plan: _Plan, reporter: Reporter) -> manifest.Manifest:
             child = group.create_group(grid_group(grid.stride), attributes=attributes)
             writer = GridWriter(child, dict(grid.channels), plan.config.dtype, rows, train_rows)
             for records in buckets[grid.stride].drain():
+                stop.check()
                 writer.add(records)
                 meter.advance(len(records))
             statistics |= writer.finish()
     save_statistics(plan.root / STATISTICS, statistics)
     (plan.root / SCATTER).rmdir()
-    return manifest.finish(plan.root, _describe(plan, counts, time.monotonic() - started))
+    found = _describe(plan, counts, time.monotonic() - started)
+    return manifest.finish(plan.root, found, stop.check)
 
 
 def _make_buckets(plan: _Plan) -> dict[int, Buckets]:
@@ -169,7 +173,9 @@ def _make_buckets(plan: _Plan) -> dict[int, Buckets]:
     }
 
 
-def _scatter(plan: _Plan, buckets: Mapping[int, Buckets], reporter: Reporter) -> _Counts:
+def _scatter(
+    plan: _Plan, buckets: Mapping[int, Buckets], reporter: Reporter, stop: Interrupts
+) -> _Counts:
     config = plan.config
     tally = BadImageTally(
         default_max_bad(len(plan.source)) if config.max_bad is None else config.max_bad
@@ -183,6 +189,7 @@ def _scatter(plan: _Plan, buckets: Mapping[int, Buckets], reporter: Reporter) ->
         reporter.task(len(plan.source), "extracting", "images") as meter,
     ):
         for batch in batches:
+            stop.check()
             tally.add(batch.bad)
             for bad in batch.bad:
                 reporter.warn(f"skipped {bad.name}: {bad.reason}")

@@ -14,9 +14,7 @@ import json
 import os
 import platform
 import shutil
-import signal
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,7 +34,6 @@ from isae.store.layout import (
 )
 
 Manifest = dict[str, Any]
-SETTLE_SECONDS, SETTLE_TRIES = 0.05, 40
 PACKAGES = ("torch", "torchvision", "zarr", "zarrs", "numpy", "pillow", "pyarrow")
 
 
@@ -58,10 +55,13 @@ def data_files(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def hash_files(root: Path) -> dict[str, dict[str, Any]]:
+def hash_files(
+    root: Path, between_files: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every data file, by relative path; flushes each to disk."""
 
     def one(path: Path) -> tuple[str, dict[str, Any]]:
+        between_files()
         fsync(path)
         return path.relative_to(root).as_posix(), {
             "bytes": path.stat().st_size,
@@ -78,9 +78,14 @@ def content_id(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def finish(root: Path, manifest: Manifest) -> Manifest:
-    """Add files, hashes and content id to `manifest`, write it and the completion mark."""
-    files = hash_files(root)
+def finish(
+    root: Path, manifest: Manifest, between_files: Callable[[], None] = lambda: None
+) -> Manifest:
+    """Add files, hashes and content id to `manifest`, write it and the completion mark.
+
+    `between_files` is called before each file is hashed and may raise to stop.
+    """
+    files = hash_files(root, between_files)
     whole = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -161,13 +166,8 @@ class Claim:
         """
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             _check_may_replace(self.root, overwrite)
-        # An interrupt waits until the lock is known, or the mark would stay behind.
-        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.lock = _locked(self.root)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.lock = _locked(self.root)
         _clear(self.root)
 
     def release(self) -> None:
@@ -184,7 +184,7 @@ class Claim:
             return
         with contextlib.suppress(OSError):
             if not (self.root / COMPLETE).exists():
-                _clear_until_settled(self.root)
+                _clear(self.root)
                 (self.root / BUILDING).unlink()
                 if self.made_folder:
                     self.root.rmdir()
@@ -222,18 +222,6 @@ def _locked(root: Path) -> IO[str]:
     file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": now()}))
     file.flush()
     return file
-
-
-def _clear_until_settled(root: Path) -> None:
-    # An interrupt ends this thread's work; a write in zarr's own thread may land a moment later.
-    quiet = 0
-    for _ in range(SETTLE_TRIES):
-        with contextlib.suppress(OSError):
-            _clear(root)
-        time.sleep(SETTLE_SECONDS)
-        quiet = quiet + 1 if all(entry.name == BUILDING for entry in root.iterdir()) else 0
-        if quiet == 2:
-            return
 
 
 def _clear(root: Path) -> None:

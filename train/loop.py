@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,6 +13,7 @@ import torch
 from isae import __version__
 from isae.errors import DataError, unknown_name
 from isae.files import write_json
+from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Meter, Reporter
 from isae.randomness import keyed_rng
 from isae.train.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
@@ -52,10 +48,10 @@ def train(
     not fire in the last `dead_rows` rows of training) is of the run's last state, and null where
     the run had fewer rows than that. With `resume`, a killed run
     goes on from its last checkpoint to the same weights as if it had not been killed; a complete
-    run is left as it is. SIGTERM and SIGINT write a checkpoint and raise KeyboardInterrupt.
-    Raises UnknownNameError for a layer that the store lacks, ConfigError for options that do not
-    fit it, DataError for activations that are not finite, RunError for a folder that may not be
-    used.
+    run is left as it is. SIGTERM and SIGINT write a checkpoint and raise KeyboardInterrupt (a
+    second one at once). Raises UnknownNameError for a layer that the store lacks, ConfigError for
+    options that do not fit it, DataError for activations that are not finite, RunError for a folder
+    that may not be used.
     """
     if config.layer not in store.layers:
         raise unknown_name("layer", config.layer, store.layers)
@@ -106,7 +102,7 @@ class _Run:
         board = open_board(self.folder.path, state.step) if self.config.tensorboard else None
         label = f"{self.config.layer} (at most)" if self.plan.patience else self.config.layer
         try:
-            with _signals() as stop, self.reporter.task(1, label, "rows") as meter:
+            with deferred_interrupts() as stop, self.reporter.task(1, label, "rows") as meter:
                 meter.skip_to(state.step * self.plan.batch)
                 self._steps(state, schedule, log, board, meter, stop)
         finally:
@@ -139,7 +135,7 @@ class _Run:
         log: MetricsLog,
         board: Any,
         meter: Meter,
-        stop: threading.Event,
+        stop: Interrupts,
     ) -> None:
         plan, config = self.plan, self.config
         stepper = Stepper(plan, state)
@@ -149,7 +145,7 @@ class _Run:
             seed=config.seed,
             start_batch=state.step * plan.pieces,
         )
-        while state.step < schedule.end and not stop.is_set():
+        while state.step < schedule.end and not stop.asked:
             meter.total = schedule.end * plan.batch
             started = time.perf_counter()
             pieces = [scaled(next(batches), self.scale, self.device) for _ in range(plan.pieces)]
@@ -166,7 +162,7 @@ class _Run:
             if state.step % config.checkpoint_every == 0 or state.step >= schedule.end:
                 self._checkpoint(state, schedule)
             meter.advance(plan.batch)
-        if stop.is_set():
+        if stop.asked:
             self._checkpoint(state, schedule)
 
     def _step(self, stepper: Stepper, pieces: list[torch.Tensor], lr: float) -> StepResult:
@@ -301,22 +297,3 @@ def _scale(store: ActivationSource, layer: str) -> float:
             "look at the images and weights that the store was built from"
         )
     return 1 / math.sqrt(variance)
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """SIGTERM and SIGINT set the event instead of ending the process (in the main thread only)."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -215,18 +215,30 @@ def test_dead_latents_are_counted_by_rows() -> None:
     assert state.rows == 192
 
 
-def test_auxk_brings_dead_latents_back() -> None:
-    fractions = []
+def sparse_batch(step: int, rows: int = 64) -> torch.Tensor:
+    """Rows made of 3 out of 60 directions: more than the live latents of the test below."""
+    true_TD = torch.randn(60, D, generator=torch.Generator().manual_seed(5))
+    true_TD /= true_TD.norm(dim=1, keepdim=True)
+    generator = torch.Generator().manual_seed(1000 + step)
+    chosen = torch.rand(rows, 60, generator=generator).argsort(1)[:, :3]
+    sizes = torch.rand(rows, 3, generator=generator) + 0.5
+    return torch.zeros(rows, 60).scatter(1, chosen, sizes) @ true_TD
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_auxk_brings_dead_latents_back(seed: int) -> None:
+    # Half of the latents start with a bias that keeps them out of the 3 largest.
+    dead = []
     for coefficient in (0.0, 1 / 32):
         plan = plan_of(k=3, dead_rows=256, aux_coefficient=coefficient)
-        state = state_of(plan)
-        state.params["b_enc"][:45] = -1.3
+        state = new_state(plan, seed, sparse_batch(-1, 500).numpy())
+        state.params["b_enc"][:45] = -0.8
         stepper = Stepper(plan, state)
         for step in range(150):
-            stepper.step([batch(step)], 3e-3)
-        fractions.append(float(state.dead_N(256).double().mean()))
-    assert fractions[0] > 0.3
-    assert fractions[1] < 0.8 * fractions[0], fractions
+            stepper.step([sparse_batch(1000 * seed + step)], 3e-3)
+        dead.append(float(state.dead_N(256)[:45].double().mean()))
+    assert dead[0] > 0.7
+    assert dead[1] < 0.5 * dead[0], dead
 
 
 @pytest.mark.parametrize("case", CASES)
