@@ -69,13 +69,13 @@ def adam_update(
     Raises KernelError for shapes, dtypes, devices that differ, strided tensors, and step < 1.
     """
     chosen = choose_kernel(kernel, param.device)
-    check_tensor("param", param, (None,) * param.dim())
+    check_tensor("param", param, (None,) * param.dim(), kernel=chosen)
     if step < 1 or param.dim() not in (1, 2):
         raise KernelError(
             f"expected step >= 1 and a vector or matrix, found {step} and {list(param.shape)}"
         )
     for name, tensor in (("grad", grad), ("m", m), ("v", v)):
-        check_tensor(name, tensor, tuple(param.shape), like=param)
+        check_tensor(name, tensor, tuple(param.shape), like=param, kernel=chosen)
     for name, tensor in (("param", param), ("grad", grad), ("m", m), ("v", v)):
         if not tensor.is_contiguous():
             raise KernelError(f"{name}: expected a contiguous tensor, found a strided one")
@@ -83,6 +83,12 @@ def adam_update(
     root = 1 / (1 - adam.beta2**step) ** 0.5
     numbers = np.array([grad_scale, size, root, adam.beta1, adam.beta2, adam.eps])
     flat = [t.detach().view(-1, t.shape[-1]) for t in (param, grad, m, v)]
+    if chosen == "triton":
+        from isae.kernels.triton.adam_update import adam_update_triton
+
+        on_device = torch.tensor(numbers, dtype=torch.float32, device=param.device)
+        adam_update_triton(flat, on_device, project, renormalise)
+        return
     if chosen == "reference":
         _update_reference(flat, numbers, project, renormalise)
         return

@@ -10,19 +10,28 @@ import torch
 from isae.errors import DataError, KernelError
 
 FLOATS = (torch.float32, torch.float64)
+TRITON_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_tensor(
-    name: str, tensor: torch.Tensor, shape: tuple[int | None, ...], like: torch.Tensor | None = None
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int | None, ...],
+    like: torch.Tensor | None = None,
+    *,
+    kernel: str = "reference",
 ) -> None:
-    """Raise KernelError unless `tensor` is float32/float64 of `shape` (None: any length).
+    """Raise KernelError unless `tensor` is of `shape` (None: any length) and of a dtype that the
+    chosen kernel takes: float32 or float64; for 'triton' float32, bfloat16 or float16.
 
-    `like`: a tensor whose dtype and device must be the same.
+    `like`: a tensor whose device, and but for 'triton' whose dtype, must be the same.
     """
-    if tensor.dtype not in FLOATS:
-        raise KernelError(f"{name}: expected float32 or float64, found {tensor.dtype}; convert it")
+    allowed = TRITON_FLOATS if kernel == "triton" else FLOATS
+    if tensor.dtype not in allowed:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+        raise KernelError(f"{name}: expected {names}, found {tensor.dtype}; convert it")
     _check_shape(name, tensor, shape)
-    if like is not None and tensor.dtype != like.dtype:
+    if like is not None and tensor.dtype != like.dtype and kernel != "triton":
         raise KernelError(f"{name}: expected dtype {like.dtype}, found {tensor.dtype}; convert it")
     if like is not None and tensor.device != like.device:
         raise KernelError(f"{name}: expected device {like.device}, found {tensor.device}; move it")

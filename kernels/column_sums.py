@@ -26,11 +26,17 @@ def column_sums(
 
     Raises KernelError unless x is a float32 or float64 matrix and the weights fit it.
     """
-    check_tensor("x", x_BD, (None, None))
+    chosen = choose_kernel(kernel, x_BD.device)
+    check_tensor("x", x_BD, (None, None), kernel=chosen)
     if weight_B is None:
         weight_B = x_BD.new_ones(x_BD.shape[0])
-    check_tensor("weight", weight_B, (x_BD.shape[0],), like=x_BD)
-    if choose_kernel(kernel, x_BD.device) == "reference":
+    check_tensor("weight", weight_B, (x_BD.shape[0],), like=x_BD, kernel=chosen)
+    if chosen == "triton":
+        from isae.kernels.triton.column_sums import column_sums_triton
+
+        sums_2D = column_sums_triton(x_BD.detach(), weight_B.detach())
+        return sums_2D[0], sums_2D[1]
+    if chosen == "reference":
         x64_BD, weight_B1 = x_BD.detach().double(), weight_B.detach().double()[:, None]
         return (weight_B1 * x64_BD).sum(0), (weight_B1 * x64_BD.square()).sum(0)
     sums_2D = torch.zeros(2, x_BD.shape[1], dtype=torch.float64)

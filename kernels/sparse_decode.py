@@ -43,12 +43,13 @@ def sparse_decode(
 ) -> torch.Tensor:
     """x_hat = sum_k values W_dec[indices] + b_dec -> [B, D], in the dtype of `values`.
 
-    float32 or float64; indices int64 in [0, N), repeated ones add up. Differentiable in values,
-    W_dec and b_dec. `kernel`: auto | reference | cpu. Raises KernelError for shapes, dtypes,
+    float32 or float64 (on 'triton' float32, bfloat16 or float16, which may differ); indices int64
+    in [0, N), repeated ones add up. Differentiable in values, W_dec and b_dec. `kernel`: auto |
+    triton | cpu | reference. Raises KernelError for shapes, dtypes,
     devices or indices that do not fit.
     """
     chosen = choose_kernel(kernel, values_BK.device)
-    _check(values_BK, indices_BK, W_dec_ND, b_dec_D)
+    _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen)
     if b_dec_D is None:
         b_dec_D = values_BK.new_zeros(W_dec_ND.shape[1])
     result: torch.Tensor = _SparseDecode.apply(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen)
@@ -64,17 +65,26 @@ def decode_residual(
     weight_B: torch.Tensor,
     *,
     kernel: str = "auto",
+    trusted: bool = False,
 ) -> Residual:
     """Residual r = x_hat - x and the gradients of half the weighted squared error.
 
     Of L = 1/2 sum_b weight_b ||x_hat_b - x_b||^2 this gives dL/dx_hat = weight r [B, D], dL/dvalues
     = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], and ||r_b||^2 without the
-    weight as float64 [B]. Not differentiable. Raises KernelError as `sparse_decode` does.
+    weight as float64 [B]. On 'triton' the residual has the dtype of x, the value gradients and the
+    squares are float32. Not differentiable. `trusted`: the indices are known to be in range, which
+    saves a look at them. Raises KernelError as `sparse_decode` does.
     """
     chosen = choose_kernel(kernel, values_BK.device)
-    _check(values_BK, indices_BK, W_dec_ND, b_dec_D)
-    check_tensor("x", x_BD, (values_BK.shape[0], W_dec_ND.shape[1]), like=values_BK)
-    check_tensor("weight", weight_B, (values_BK.shape[0],), like=values_BK)
+    _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen, trusted)
+    rows, d = values_BK.shape[0], W_dec_ND.shape[1]
+    check_tensor("x", x_BD, (rows, d), like=values_BK, kernel=chosen)
+    check_tensor("weight", weight_B, (rows,), like=values_BK, kernel=chosen)
+    if chosen == "triton":
+        from isae.kernels.triton.sparse_decode import decode_residual_triton
+
+        parts = decode_residual_triton(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
+        return Residual(*parts)
     if chosen == "reference":
         r_BD = decode_reference(values_BK, indices_BK, W_dec_ND, b_dec_D) - x_BD
         squares_B = r_BD.double().square().sum(1)
@@ -103,7 +113,11 @@ class _SparseDecode(torch.autograd.Function):
         kernel: str,
     ) -> torch.Tensor:
         ctx.save_for_backward(values_BK, indices_BK, W_ND)
-        ctx.kernel = kernel
+        ctx.kernel, ctx.types = kernel, (values_BK.dtype, W_ND.dtype, b_D.dtype)
+        if kernel == "triton":
+            from isae.kernels.triton.sparse_decode import decode_triton
+
+            return decode_triton(values_BK, indices_BK, W_ND, b_D)
         decode = decode_cpu if kernel == "cpu" else decode_reference
         return decode(values_BK, indices_BK, W_ND, b_D)
 
@@ -112,11 +126,12 @@ class _SparseDecode(torch.autograd.Function):
     def backward(ctx: Any, g_BD: torch.Tensor) -> tuple[Any, ...]:
         values_BK, indices_BK, W_ND = ctx.saved_tensors
         g_values = None
+        values_type, W_type, b_type = ctx.types
         if ctx.needs_input_grad[0]:
-            g_values = _row_products(g_BD, indices_BK, W_ND, ctx.kernel)
+            g_values = _row_products(g_BD, indices_BK, W_ND, ctx.kernel).to(values_type)
         groups = group_by_latent(values_BK, indices_BK, W_ND.shape[0], kernel=ctx.kernel)
         g_W = sparse_outer(groups, values_BK, g_BD, kernel=ctx.kernel)
-        return g_values, None, g_W, g_BD.sum(0), None
+        return g_values, None, g_W.to(W_type), g_BD.sum(0).to(b_type), None
 
 
 def decode_reference(
@@ -141,6 +156,10 @@ def _row_products(
 ) -> torch.Tensor:
     if kernel == "reference":
         return (g_BD @ W_ND.T).gather(1, indices_BK)
+    if kernel == "triton":
+        from isae.kernels.triton.sparse_decode import row_products_triton
+
+        return row_products_triton(g_BD, indices_BK, W_ND)
     out_BK = torch.empty(indices_BK.shape, dtype=g_BD.dtype)
     _product_rows(*_arrays(g_BD, indices_BK, W_ND, out_BK))
     return out_BK
@@ -155,13 +174,16 @@ def _check(
     indices_BK: torch.Tensor,
     W_dec_ND: torch.Tensor,
     b_dec_D: torch.Tensor | None,
+    kernel: str,
+    trusted: bool = False,
 ) -> None:
-    check_tensor("values", values_BK, (None, None))
-    check_tensor("W_dec", W_dec_ND, (None, None), like=values_BK)
+    check_tensor("values", values_BK, (None, None), kernel=kernel)
+    check_tensor("W_dec", W_dec_ND, (None, None), like=values_BK, kernel=kernel)
     if b_dec_D is not None:
-        check_tensor("b_dec", b_dec_D, (W_dec_ND.shape[1],), like=values_BK)
+        check_tensor("b_dec", b_dec_D, (W_dec_ND.shape[1],), like=values_BK, kernel=kernel)
     rows, k = values_BK.shape
-    check_indices("indices", indices_BK, (rows, k), W_dec_ND.shape[0], values_BK.device)
+    if not trusted:
+        check_indices("indices", indices_BK, (rows, k), W_dec_ND.shape[0], values_BK.device)
 
 
 @compiled(fastmath=SUMS)

@@ -32,7 +32,8 @@ class LatentGroups:
     """Pairs of (row, slot) with a non-zero value, grouped by latent, rows rising in each group.
 
     offsets_N1: int64 [N + 1], the group of latent n is [offsets[n], offsets[n + 1]).
-    pairs_P: int64 [P], flat positions b * K + k into [B, K] arrays.
+    pairs_P: int64 [P], flat positions b * K + k into [B, K] arrays; on 'triton' all B*K pairs, the
+    inactive ones after offsets[N].
     """
 
     indices_BK: torch.Tensor
@@ -51,16 +52,28 @@ class LatentGroups:
 
 
 def group_by_latent(
-    values_BK: torch.Tensor, indices_BK: torch.Tensor, n: int, *, kernel: str = "auto"
+    values_BK: torch.Tensor,
+    indices_BK: torch.Tensor,
+    n: int,
+    *,
+    kernel: str = "auto",
+    trusted: bool = False,
 ) -> LatentGroups:
     """Sort the pairs whose value is not 0 by latent, stably -> LatentGroups.
 
-    indices int64 in [0, n). Raises KernelError for what does not fit.
+    indices int64 in [0, n); `trusted`: known to be so. Raises KernelError for what does not fit.
     """
     chosen = choose_kernel(kernel, values_BK.device)
-    check_tensor("values", values_BK, (None, None))
+    check_tensor("values", values_BK, (None, None), kernel=chosen)
     rows, k = values_BK.shape
-    check_indices("indices", indices_BK, (rows, k), n, values_BK.device)
+    if not trusted:
+        check_indices("indices", indices_BK, (rows, k), n, values_BK.device)
+    if chosen == "triton":
+        # Sorts what it need not, but nothing has to wait to learn how many pairs are active.
+        latents_P = torch.where(values_BK != 0, indices_BK, n).to(torch.int32).view(-1)
+        latents_P, order_P = torch.sort(latents_P, stable=True)
+        bounds = torch.arange(n + 1, dtype=torch.int32, device=values_BK.device)
+        return LatentGroups(indices_BK, torch.searchsorted(latents_P, bounds), order_P)
     if chosen == "cpu":
         offsets_N1 = torch.empty(n + 1, dtype=torch.int64)
         pairs_P = torch.empty(rows * k, dtype=torch.int64)
@@ -92,18 +105,25 @@ def sparse_outer(
     Raises KernelError for shapes, dtypes or devices that do not fit.
     """
     chosen = choose_kernel(kernel, y_BD.device)
-    check_tensor("y", y_BD, (None, None))
+    check_tensor("y", y_BD, (None, None), kernel=chosen)
     shape = (y_BD.shape[0], groups.indices_BK.shape[1])
-    check_tensor("coefficients", coefficients_BK, shape, like=y_BD)
+    check_tensor("coefficients", coefficients_BK, shape, like=y_BD, kernel=chosen)
     if groups.indices_BK.shape[0] != y_BD.shape[0]:
         raise KernelError(
             f"groups: expected {y_BD.shape[0]} rows as in y, found {groups.indices_BK.shape[0]}"
         )
     if out_ND is None:
-        out_ND, accumulate = y_BD.new_empty(groups.n, y_BD.shape[1]), False
-    check_tensor("out", out_ND, (groups.n, y_BD.shape[1]), like=y_BD)
+        dtype = torch.float32 if chosen == "triton" else y_BD.dtype
+        out_ND, accumulate = y_BD.new_empty(groups.n, y_BD.shape[1], dtype=dtype), False
+    check_tensor("out", out_ND, (groups.n, y_BD.shape[1]), like=y_BD, kernel=chosen)
     if not out_ND.is_contiguous():
         raise KernelError("out: expected a contiguous tensor, found a strided one; make it so")
+    if chosen == "triton":
+        from isae.kernels.triton.sparse_outer import sparse_outer_triton
+
+        order = (groups.offsets_N1, groups.pairs_P)
+        sparse_outer_triton(*order, coefficients_BK.detach(), y_BD.detach(), out_ND, accumulate)
+        return out_ND
     if chosen == "cpu":
         _outer_parts(
             groups.offsets_N1.numpy(),

@@ -24,6 +24,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from isae.compiled import SUMS, compiled, prange
+from isae.errors import KernelError
 from isae.kernels.checks import check_finite, check_k, check_tensor
 from isae.kernels.dispatch import choose_kernel
 from isae.kernels.sparse_decode import sparse_decode
@@ -53,15 +54,19 @@ def topk_encode(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ReLU of the k largest of x W_enc^T + b_enc per row -> (values [B, K], indices [B, K] int64).
 
-    float32 or float64, the same for all three. Differentiable in x, W_enc and b_enc: gradients
-    flow where a value is > 0. `kernel`: auto | reference | cpu.
+    float32 or float64, the same for all three; on 'triton' float32, bfloat16 or float16 with
+    float32 values (float32 products follow torch.get_float32_matmul_precision). Differentiable in
+    x, W_enc and b_enc: gradients flow where a value is > 0. `kernel`: auto | triton | cpu |
+    reference.
     Raises KernelError for shapes, dtypes, devices or k that do not fit, DataError for NaN or
     infinity in an input or a pre-activation that overflows. Source: arXiv 2406.04093.
     """
     chosen = choose_kernel(kernel, x_BD.device)
-    check_tensor("x", x_BD, (None, None))
-    check_tensor("W_enc", W_enc_ND, (None, x_BD.shape[1]), like=x_BD)
-    check_tensor("b_enc", b_enc_N, (W_enc_ND.shape[0],), like=x_BD)
+    check_tensor("x", x_BD, (None, None), kernel=chosen)
+    check_tensor("W_enc", W_enc_ND, (None, x_BD.shape[1]), like=x_BD, kernel=chosen)
+    check_tensor("b_enc", b_enc_N, (W_enc_ND.shape[0],), like=x_BD, kernel=chosen)
+    if W_enc_ND.dtype != x_BD.dtype:
+        raise KernelError(f"W_enc: expected dtype {x_BD.dtype} as x, found {W_enc_ND.dtype}")
     check_k(k, W_enc_ND.shape[0])
     for name, tensor in (("x", x_BD), ("W_enc", W_enc_ND), ("b_enc", b_enc_N)):
         check_finite(name, tensor.detach())
@@ -75,10 +80,9 @@ class _TopKEncode(torch.autograd.Function):
     def forward(
         ctx: Any, x_BD: torch.Tensor, W_ND: torch.Tensor, b_N: torch.Tensor, k: int, kernel: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        encode = encode_cpu if kernel == "cpu" else encode_reference
-        values_BK, indices_BK = encode(x_BD, W_ND, b_N, k)
+        values_BK, indices_BK = encode(x_BD, W_ND, b_N, k, kernel)
         ctx.save_for_backward(x_BD, W_ND, values_BK, indices_BK)
-        ctx.kernel = kernel
+        ctx.kernel, ctx.bias_type = kernel, b_N.dtype
         ctx.mark_non_differentiable(indices_BK)
         return values_BK, indices_BK
 
@@ -92,7 +96,18 @@ class _TopKEncode(torch.autograd.Function):
         g_W = sparse_outer(groups, g_BK, x_BD, kernel=ctx.kernel)
         ones_B1 = torch.ones_like(x_BD[:, :1])
         g_b = sparse_outer(groups, g_BK, ones_B1, kernel=ctx.kernel)[:, 0]
-        return g_x, g_W, g_b, None, None
+        return g_x.to(x_BD.dtype), g_W.to(W_ND.dtype), g_b.to(ctx.bias_type), None, None
+
+
+def encode(
+    x_BD: torch.Tensor, W_ND: torch.Tensor, b_N: torch.Tensor, k: int, kernel: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`topk_encode` of a chosen kernel without checks and gradients: for callers that made them."""
+    if kernel == "triton":
+        from isae.kernels.triton.topk_encode import encode_triton
+
+        return encode_triton(x_BD, W_ND, b_N, k)
+    return (encode_cpu if kernel == "cpu" else encode_reference)(x_BD, W_ND, b_N, k)
 
 
 def encode_reference(
@@ -124,6 +139,15 @@ def encode_cpu(
         torch.mm(x_BD[start:stop], W_ND.T, out=pre_CN)
         _topk_into(pre_CN, b_N, values_BK[start:stop], indices_BK[start:stop])
     return values_BK, indices_BK
+
+
+def topk(pre_BN: torch.Tensor, k: int, kernel: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest of every row of given contiguous pre-activations, through ReLU (no checks)."""
+    if kernel == "triton":
+        from isae.kernels.triton.topk_encode import topk_triton
+
+        return topk_triton(pre_BN, k)
+    return topk_cpu(pre_BN, k) if kernel == "cpu" else topk_reference(pre_BN, k)
 
 
 def topk_cpu(pre_BN: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

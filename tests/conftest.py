@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Triton settles at its import whether kernels are interpreted; here no kernel is compiled.
+os.environ["TRITON_INTERPRET"] = "1"
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,0 +1,216 @@
+"""The weight update of a training step in one operation, from sparse codes to new parameters.
+
+Per latent n, with pairs (b, j) of rows and slots where it is active:
+
+    g_enc = sum g_values[b, j] x[b] (+ AuxK);  g_dec = sum values[b, j] r[b] (+ AuxK)
+    g_b   = sum g_values[b, j] (+ AuxK)
+    every gradient times grad_scale; with `unit`, g_dec loses its part along W_dec[n]
+    with clip > 0, each row's gradient is shortened to length `clip` at most
+    Adam on W_enc[n], W_dec[n] and b_enc[n]; with `unit`, W_dec[n] is scaled to length 1
+
+Tied weights: one matrix, whose gradient is g_enc + g_dec. Clipping by latent is what one pass can
+do: the norm of the whole gradient is known only after all latents were summed. On 'triton' all of
+this is one pass over the parameters; elsewhere it is `sparse_outer` and `adam_update`.
+
+Shapes: B rows, D channels, N latents, K active latents, Q latents with gradients from AuxK.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from isae.errors import KernelError
+from isae.kernels.adam_update import Adam, adam_update
+from isae.kernels.checks import check_tensor
+from isae.kernels.column_sums import column_sums
+from isae.kernels.dispatch import choose_kernel
+from isae.kernels.sparse_outer import LatentGroups, sparse_outer
+
+DEFAULT_ADAM = Adam()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter with what its update needs; all are changed in place.
+
+    value, first, second: float32 (float64 on the reference), the parameter and Adam's moments.
+    low: a copy in lower precision that is kept equal to the rounded value, or None.
+    """
+
+    value: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+    low: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AuxGradients:
+    """Gradients that AuxK brings to some latents, before grad_scale.
+
+    latents_Q: int64, rising. enc_QD, dec_QD, b_Q: their gradients.
+    """
+
+    latents_Q: torch.Tensor
+    enc_QD: torch.Tensor
+    dec_QD: torch.Tensor
+    b_Q: torch.Tensor
+
+
+def latent_update(
+    groups: LatentGroups,
+    values_BK: torch.Tensor,
+    g_values_BK: torch.Tensor,
+    x_BD: torch.Tensor,
+    r_BD: torch.Tensor,
+    W_enc: Parameter | None,
+    W_dec: Parameter,
+    b_enc: Parameter,
+    *,
+    lr: float,
+    step: int,
+    grad_scale: float | torch.Tensor = 1.0,
+    unit: bool = False,
+    clip: float = 0.0,
+    aux: AuxGradients | None = None,
+    adam: Adam = DEFAULT_ADAM,
+    kernel: str = "auto",
+) -> torch.Tensor:
+    """Update W_enc (None: tied to W_dec), W_dec and b_enc in place -> W_enc^T g_b, float32 [D].
+
+    What is returned is of the encoder before the update and without grad_scale: minus it is the
+    encoder's part of the gradient of b_dec. x_BD is what the encoder saw, r_BD the (weighted)
+    residual; `groups` are the pairs with values > 0. `step` counts from 1.
+    Raises KernelError for shapes, dtypes and devices that do not fit, step < 1 and clip < 0.
+    """
+    chosen = choose_kernel(kernel, values_BK.device)
+    _check(groups, (values_BK, g_values_BK), (x_BD, r_BD), W_enc, W_dec, b_enc, chosen)
+    if step < 1 or clip < 0:
+        raise KernelError(f"expected step >= 1 and clip >= 0, found {step} and {clip}")
+    enc = W_enc or W_dec
+    if chosen == "triton":
+        from isae.kernels.triton.latent_update import latent_update_triton
+
+        numbers = update_numbers(lr, step, adam, clip, grad_scale, x_BD.device)
+        batch = {"values": values_BK, "g_values": g_values_BK, "x": x_BD, "r": r_BD}
+        return latent_update_triton(
+            (groups.offsets_N1, groups.pairs_P),
+            {name: tensor.contiguous() for name, tensor in batch.items()},
+            (enc, W_dec, b_enc),
+            _by_latent(aux, groups.n),
+            numbers,
+            unit,
+        )
+    scale = float(grad_scale)
+    g_enc_ND = sparse_outer(groups, g_values_BK, x_BD, kernel=chosen)
+    g_dec_ND = sparse_outer(groups, values_BK, r_BD, kernel=chosen)
+    g_b_N = sparse_outer(groups, g_values_BK, x_BD.new_ones(len(x_BD), 1), kernel=chosen)[:, 0]
+    if aux is not None:
+        g_enc_ND.index_add_(0, aux.latents_Q, aux.enc_QD)
+        g_dec_ND.index_add_(0, aux.latents_Q, aux.dec_QD)
+        g_b_N = g_b_N.index_add(0, aux.latents_Q, aux.b_Q)
+    through_D = column_sums(enc.value, g_b_N, kernel=chosen)[0].to(x_BD.dtype)
+    gradients = [(W_dec, g_dec_ND.add_(g_enc_ND), unit)] if W_enc is None else []
+    if W_enc is not None:
+        gradients = [(W_enc, g_enc_ND, False), (W_dec, g_dec_ND, unit)]
+    for parameter, gradient, on_sphere in (*gradients, (b_enc, g_b_N.contiguous(), False)):
+        limit = clip if parameter is not b_enc else 0.0
+        _update(parameter, gradient, on_sphere, scale, limit, lr, step, adam, chosen)
+    return through_D
+
+
+def update_numbers(
+    lr: float,
+    step: int,
+    adam: Adam,
+    clip: float,
+    grad_scale: float | torch.Tensor,
+    device: torch.device,
+) -> torch.Tensor:
+    """What the Triton kernels read: scale, step size, 1/root of bias, betas, eps, clip."""
+    size = lr / (1 - adam.beta1**step)
+    root = 1 / (1 - adam.beta2**step) ** 0.5
+    numbers = torch.tensor([1.0, size, root, adam.beta1, adam.beta2, adam.eps, clip])
+    numbers = numbers.to(device, non_blocking=True)
+    numbers[0] = grad_scale
+    return numbers
+
+
+def _update(
+    parameter: Parameter,
+    gradient: torch.Tensor,
+    on_sphere: bool,
+    scale: float,
+    clip: float,
+    lr: float,
+    step: int,
+    adam: Adam,
+    kernel: str,
+) -> None:
+    value = parameter.value
+    if clip:
+        gradient = gradient * scale
+        if on_sphere:
+            square_N1 = value.square().sum(1, keepdim=True)
+            along_N1 = (gradient * value).sum(1, keepdim=True) / square_N1.clamp_min(1e-30)
+            gradient = gradient - along_N1 * value
+        norm_N1 = gradient.norm(dim=1, keepdim=True)
+        gradient, scale = gradient * (clip / norm_N1.clamp_min(clip)), 1.0
+    adam_update(
+        value,
+        gradient,
+        parameter.first,
+        parameter.second,
+        lr=lr,
+        step=step,
+        grad_scale=scale,
+        project=on_sphere,
+        renormalise=on_sphere,
+        adam=adam,
+        kernel=kernel,
+    )
+    if parameter.low is not None:
+        parameter.low.copy_(value)
+
+
+def _by_latent(aux: AuxGradients | None, n: int) -> tuple[torch.Tensor, ...] | None:
+    if aux is None or not aux.latents_Q.numel():
+        return None
+    device = aux.latents_Q.device
+    row_N = torch.full((n,), -1, dtype=torch.int32, device=device)
+    row_N[aux.latents_Q] = torch.arange(len(aux.latents_Q), dtype=torch.int32, device=device)
+    parts = (aux.enc_QD, aux.dec_QD, aux.b_Q)
+    return row_N, *(part.float().contiguous() for part in parts)
+
+
+def _check(
+    groups: LatentGroups,
+    codes: tuple[torch.Tensor, ...],
+    rows: tuple[torch.Tensor, ...],
+    W_enc: Parameter | None,
+    W_dec: Parameter,
+    b_enc: Parameter,
+    kernel: str,
+) -> None:
+    n, d = W_dec.value.shape
+    x_BD = rows[0]
+    shape = (x_BD.shape[0], groups.indices_BK.shape[1])
+    for name, tensor in zip(("values", "g_values"), codes, strict=True):
+        check_tensor(name, tensor, shape, like=x_BD, kernel=kernel)
+    for name, tensor in zip(("x", "r"), rows, strict=True):
+        check_tensor(name, tensor, (shape[0], d), like=x_BD, kernel=kernel)
+    if groups.n != n:
+        raise KernelError(f"groups: expected {n} latents as in W_dec, found {groups.n}")
+    for name, parameter, want in (
+        ("W_enc", W_enc or W_dec, (n, d)),
+        ("W_dec", W_dec, (n, d)),
+        ("b_enc", b_enc, (n,)),
+    ):
+        for tensor in (parameter.value, parameter.first, parameter.second):
+            check_tensor(name, tensor, want, like=x_BD, kernel=kernel)
+            if not tensor.is_contiguous() or (kernel == "triton" and tensor.dtype != torch.float32):
+                raise KernelError(
+                    f"{name}: expected contiguous float32 parameters and moments, "
+                    f"found strides {tensor.stride()} and {tensor.dtype}"
+                )

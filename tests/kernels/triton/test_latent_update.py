@@ -1,0 +1,123 @@
+"""The fused update: the CPU path against a hand-written one, the kernel against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from isae.errors import KernelError
+from isae.kernels import AuxGradients, Parameter, group_by_latent, latent_update
+
+ROWS, D, N, K = 43, 21, 37, 4
+CASES = {
+    "plain": {},
+    "unit": {"unit": True},
+    "tied": {"tied": True},
+    "tied, unit, clipped": {"tied": True, "unit": True, "clip": 0.3},
+    "aux": {"aux": True, "unit": True},
+    "clipped": {"clip": 0.2},
+    "bf16 copies": {"low": True, "unit": True},
+    "hot latent": {"hot": True, "rows": 1100, "unit": True},
+}
+
+
+def parameter(value: torch.Tensor, low: bool) -> Parameter:
+    copy = value.to(torch.bfloat16) if low and value.dim() == 2 else None
+    return Parameter(value, torch.zeros_like(value), torch.zeros_like(value), copy)
+
+
+def run(
+    kernel: str,
+    dtype: torch.dtype,
+    *,
+    tied: bool = False,
+    aux: bool = False,
+    low: bool = False,
+    hot: bool = False,
+    rows: int = ROWS,
+    **options: float,
+) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    W_enc, W_dec, b = draw(N, D), draw(N, D), draw(N)
+    W_dec /= W_dec.norm(dim=1, keepdim=True)
+    enc = None if tied else parameter(W_enc, low and kernel == "triton")
+    dec, bias = parameter(W_dec, low and kernel == "triton"), parameter(b, False)
+    found = []
+    for step in (1, 2):
+        values, g_values = draw(rows, K).relu(), draw(rows, K)
+        indices = torch.stack([torch.randperm(N, generator=generator)[:K] for _ in range(rows)])
+        if hot:
+            indices[:, 0] = torch.where((indices == 3).any(1), indices[:, 0], 3)
+        g_values = torch.where(values > 0, g_values, 0.0)
+        groups = group_by_latent(values, indices, N, kernel=kernel)
+        latents = torch.tensor([0, 8, 36])
+        extra = AuxGradients(latents, draw(3, D), draw(3, D), draw(3)) if aux else None
+        x, r = draw(rows, D), draw(rows, D)
+        through = latent_update(
+            groups, values, g_values, x, r, enc, dec, bias,
+            lr=0.02, step=step, grad_scale=torch.tensor(0.3), aux=extra, kernel=kernel, **options,
+        )  # fmt: skip
+        found.append(through.clone())
+    for one in (enc, dec, bias):
+        if one is not None:
+            found += [one.value, one.first, one.second]
+            if one.low is not None:
+                # The interpreter cuts bits off where a GPU rounds: one unit of bfloat16's 8 bits.
+                assert torch.allclose(one.low.float(), one.value, rtol=2.0**-7, atol=0)
+    return found
+
+
+@pytest.mark.parametrize("kernel", ["triton", "cpu"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_reference_in_float64(case: str, kernel: str) -> None:
+    ours = run(kernel, torch.float32, **CASES[case])
+    want = run("reference", torch.float64, **CASES[case])
+    assert len(ours) == len(want)
+    for found, expected in zip(ours, want, strict=True):
+        # Adam divides by the root of v: float32's rounding of the gradient stays relative to it.
+        scale = float(expected.abs().max()) + 1e-3
+        assert float((found.double() - expected).abs().max()) <= 3e-5 * scale
+
+
+def test_the_reference_is_adam_on_the_dense_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    W_enc, W_dec = (torch.randn(N, D, generator=generator).double() for _ in range(2))
+    b = torch.randn(N, generator=generator).double()
+    x, r = (torch.randn(ROWS, D, generator=generator).double() for _ in range(2))
+    values = torch.rand(ROWS, K, generator=generator).double() + 0.1
+    g_values = torch.randn(ROWS, K, generator=generator).double()
+    indices = torch.stack([torch.randperm(N, generator=generator)[:K] for _ in range(ROWS)])
+    z, g = torch.zeros(ROWS, N).double(), torch.zeros(ROWS, N).double()
+    z.scatter_(1, indices, values)
+    g.scatter_(1, indices, g_values)
+    leaves = [torch.nn.Parameter(t.clone()) for t in (W_enc, W_dec, b)]
+    for leaf, gradient in zip(leaves, (g.T @ x, z.T @ r, g.sum(0)), strict=True):
+        leaf.grad = 0.7 * gradient
+    torch.optim.Adam(leaves, lr=0.01).step()
+    before, parts = W_enc.clone(), [parameter(t, False) for t in (W_enc, W_dec, b)]
+    groups = group_by_latent(values, indices, N, kernel="reference")
+    through = latent_update(
+        groups, values, g_values, x, r, *parts, lr=0.01, step=1, grad_scale=0.7, kernel="reference"
+    )
+    assert torch.allclose(through, g.sum(0) @ before, rtol=1e-10, atol=1e-12)
+    for part, leaf in zip(parts, leaves, strict=True):
+        assert torch.allclose(part.value, leaf.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_wrong_inputs_are_refused() -> None:
+    W, b = torch.zeros(4, 3), torch.zeros(4)
+    groups = group_by_latent(torch.ones(2, 1), torch.zeros(2, 1).long(), 4, kernel="triton")
+    codes, rows = (torch.ones(2, 1),) * 2, (torch.ones(2, 3),) * 2
+    parts = (parameter(W, False), parameter(W.clone(), False), parameter(b, False))
+    options = {"lr": 0.1, "kernel": "triton"}
+    with pytest.raises(KernelError, match="step >= 1"):
+        latent_update(groups, *codes, *rows, *parts, step=0, **options)
+    with pytest.raises(KernelError, match="x: expected shape"):
+        latent_update(groups, *codes, torch.ones(2, 4), rows[1], *parts, step=1, **options)
+    strided = parameter(torch.zeros(3, 4).T, False)
+    with pytest.raises(KernelError, match="W_dec: expected contiguous float32"):
+        latent_update(groups, *codes, *rows, parts[0], strided, parts[2], step=1, **options)

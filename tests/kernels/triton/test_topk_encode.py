@@ -1,0 +1,142 @@
+"""The Triton encoder in the interpreter against the definition in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from isae.errors import DataError, KernelError
+from isae.kernels import topk_encode
+from isae.kernels.topk_encode import topk, topk_reference
+
+SHAPES = [
+    (1, 1, 1, 1),
+    (7, 5, 33, 1),
+    (5, 3, 31, 31),
+    (13, 17, 97, 10),
+    (3, 16, 2003, 32),
+    (2, 8, 3001, 200),
+    (2, 6, 2500, 512),
+    (5, 7, 4099, 5),
+    (2, 40, 1025, 3),
+]
+EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-24, torch.float16: 2.0**-24}
+
+
+def operands(
+    rows: int, d: int, n: int, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows + n)
+    x, W, b = (torch.randn(s, generator=generator) for s in ((rows, d), (n, d), (n,)))
+    return x.to(dtype), W.to(dtype), b
+
+
+def exact(x: torch.Tensor, W: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return x.double() @ W.double().T + b.double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "d", "n", "k"), SHAPES)
+def test_equals_float64_up_to_rounding(
+    rows: int, d: int, n: int, k: int, dtype: torch.dtype
+) -> None:
+    x, W, b = operands(rows, d, n, dtype)
+    values, indices = topk_encode(x, W, b.to(dtype), k, kernel="triton")
+    pre = exact(x, W, b.to(dtype))
+    # Products of 16-bit numbers are exact in float32; what rounds are d + 1 float32 additions.
+    bound = (d + 2) * EPS[dtype] * (pre.abs().max() + (x.norm(dim=1).max() * W.norm(dim=1).max()))
+    assert values.dtype == torch.float32
+    picked = pre.gather(1, indices)
+    assert bool(((values - picked.clamp_min(0)).abs() <= bound).all())
+    assert bool((picked >= pre.topk(k, dim=1).values[:, -1:] - 2 * bound).all())
+    assert all(len(set(row)) == k for row in indices.tolist())
+    assert bool((values.diff(dim=1) <= 0).all())
+
+
+@pytest.mark.parametrize(
+    ("n", "k"),
+    [(31, 4), (64, 2), (257, 3), (1000, 1), (96, 96), (1500, 40), (2050, 7), (5000, 100)],
+)
+def test_ties_go_to_the_lowest_index(n: int, k: int) -> None:
+    pre = torch.from_numpy(np.random.default_rng(n).integers(-2, 3, (5, n))).float()
+    pre[pre == 0] *= -1  # -0 and +0 are equal
+    values, indices = topk(pre, k, "triton")
+    want_values, want_indices = topk_reference(pre.double(), k)
+    assert torch.equal(indices, want_indices)
+    assert torch.equal(values.double(), want_values)
+
+
+def test_integers_are_exact_through_the_product() -> None:
+    generator = np.random.default_rng(0)
+    x, W = (torch.from_numpy(generator.integers(-2, 3, s)).float() for s in ((9, 5), (2047, 5)))
+    b = torch.from_numpy(generator.integers(-1, 2, 2047)).float()
+    values, indices = topk_encode(x, W, b, 20, kernel="triton")
+    want_values, want_indices = topk_reference(exact(x, W, b), 20)
+    assert torch.equal(indices, want_indices)
+    assert torch.equal(values.double(), want_values)
+
+
+def test_all_negative_rows_give_zeros_at_the_lowest_of_equals() -> None:
+    x, W = torch.ones(3, 2), torch.zeros(2000, 2)
+    values, indices = topk_encode(x, W, torch.full((2000,), -1.5), 9, kernel="triton")
+    assert bool((values == 0).all())
+    assert torch.equal(indices, torch.arange(9).expand(3, 9))
+
+
+def test_strided_inputs() -> None:
+    x, W, b = operands(6, 10, 1200)
+    values, indices = topk_encode(x, W, b, 4, kernel="triton")
+    wide_x, wide_W = torch.full((6, 13), torch.nan), torch.full((10, 1200), torch.nan)
+    wide_x[:, :10], wide_W[:] = x, W.T
+    strided = topk_encode(wide_x[:, :10], wide_W.T, b.repeat(2)[::1][:1200], 4, kernel="triton")
+    assert torch.equal(strided[0], values)
+    assert torch.equal(strided[1], indices)
+
+
+@pytest.mark.parametrize(("rows", "d", "n", "k"), [(9, 5, 33, 3), (4, 6, 1100, 5), (4, 3, 7, 7)])
+def test_gradients_equal_autograd_in_float64(rows: int, d: int, n: int, k: int) -> None:
+    operands_32 = [t.requires_grad_() for t in operands(rows, d, n)]
+    values, indices = topk_encode(*operands_32, k, kernel="triton")
+    weights = torch.linspace(-1, 2, rows * k).view(rows, k)
+    (values * weights).sum().backward()
+    operands_64 = [t.detach().double().requires_grad_() for t in operands_32]
+    x, W, b = operands_64
+    ((x @ W.T + b).gather(1, indices).relu() * weights).sum().backward()
+    for ours, want in zip(operands_32, operands_64, strict=True):
+        scale = want.grad.abs().max() + 1
+        # Sums of at most max(k, rows) float32 products.
+        assert float((ours.grad - want.grad).abs().max()) <= 4 * max(k, rows) * 2.0**-24 * scale
+
+
+def test_several_chunks_are_the_rows_one_by_one() -> None:
+    x, W, b = operands(130, 4, 40)
+    values, indices = topk_encode(x, W, b, 3, kernel="triton")
+    want_values, want_indices = topk_reference(exact(x, W, b), 3)
+    assert torch.equal(indices, want_indices)
+    assert torch.allclose(values.double(), want_values, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_bad_numbers_raise(bad: float) -> None:
+    x, W, b = operands(3, 4, 50)
+    x[1, 2] = bad
+    with pytest.raises(DataError, match="x: expected finite"):
+        topk_encode(x, W, b, 3, kernel="triton")
+    big = torch.full((3, 4), 3e38)
+    with pytest.raises(DataError, match="pre-activations"):
+        topk_encode(big, torch.where(W > 0, 3.0, -3.0), b, 3, kernel="triton")
+
+
+def test_wrong_inputs_are_refused_before_any_launch() -> None:
+    x, W, b = operands(3, 4, 50)
+    for arguments, text in (
+        ((x.double(), W, b, 3), "x: expected float32"),
+        ((x, W[:, :3], b, 3), "W_enc: expected shape"),
+        ((x, W.half(), b, 3), "W_enc: expected dtype"),
+        ((x, W, b[:4], 3), "b_enc: expected shape"),
+        ((x, W, b, 0), "k: expected 1 <= k <= 50"),
+        ((x, W, b, 51), "k: expected 1 <= k <= 50"),
+    ):
+        with pytest.raises(KernelError, match=text):
+            topk_encode(*arguments, kernel="triton")
