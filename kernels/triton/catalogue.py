@@ -44,7 +44,7 @@ from isae.kernels.triton.topk_encode import encode_triton, topk_triton
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_LIMIT = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-"""Bytes of shared memory that one program may have: the compiler accepts more, a launch does not."""
+"""Bytes of shared memory that one program may have; the compiler accepts more, no launch does."""
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 WORKLOADS = {
     "L": (8192, 512, 8192, 32),
@@ -167,7 +167,7 @@ def _recording(architecture: int) -> Iterator[list[tuple[Any, ...]]]:
     def record(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:
         launches.append((kernel, grid, args, kwargs))
 
-    room = __name__.rpartition(".")[0]
+    room = encode_triton.__module__.rpartition(".")[0]  # not of __name__, which may be __main__
     askers = [
         module
         for name, module in sys.modules.items()
