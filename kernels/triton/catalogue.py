@@ -168,7 +168,7 @@ def _recording(architecture: int) -> Iterator[list[tuple[Any, ...]]]:
         launches.append((kernel, grid, args, kwargs))
 
     room = encode_triton.__module__.rpartition(".")[0]  # not of __name__, which may be __main__
-    askers = [
+    askers: list[Any] = [
         module
         for name, module in sys.modules.items()
         if name.startswith(f"{room}.") and hasattr(module, "architecture")
@@ -227,10 +227,10 @@ def _calls(b: int, d: int, n: int, k: int) -> dict[str, Callable[[], object]]:
         "sparse_decode": lambda: decode_triton(values, indices, w, _meta(d)),
         "value gradients": lambda: row_products_triton(x, indices, w),
         "decode_residual bf16": lambda: decode_residual_triton(
-            values, indices, w, _meta(d), x, _meta(b)
+            values, indices, w, _meta(d), x, _meta(b), half
         ),
         "decode_residual fp32": lambda: decode_residual_triton(
-            values, indices, _meta(n, d), _meta(d), _meta(b, d), _meta(b)
+            values, indices, _meta(n, d), _meta(d), _meta(b, d), _meta(b), torch.float32
         ),
         "sparse_outer": lambda: sparse_outer_triton(*order, values, x, _meta(n, d), False),
         "latent_update": lambda: _update(b, d, n, k, half, tied=False),
@@ -254,8 +254,8 @@ def _update(b: int, d: int, n: int, k: int, dtype: torch.dtype, *, tied: bool) -
     low = None if dtype == torch.float32 else _meta(n, d, dtype=dtype)
     q = n // 4
     aux = (_meta(n, dtype=torch.int32), _meta(q, d), _meta(q, d), _meta(q))
-    dec = Parameter(*(_meta(n, d) for _ in range(3)), low)
-    enc = dec if tied else Parameter(*(_meta(n, d) for _ in range(3)), low)
+    dec = Parameter(_meta(n, d), _meta(n, d), _meta(n, d), low)
+    enc = dec if tied else Parameter(_meta(n, d), _meta(n, d), _meta(n, d), low)
     latent_update_triton(
         (_meta(n + 1, dtype=torch.int64), _meta(b * k, dtype=torch.int64)),
         {
@@ -264,7 +264,7 @@ def _update(b: int, d: int, n: int, k: int, dtype: torch.dtype, *, tied: bool) -
             "x": _meta(b, d, dtype=dtype),
             "r": _meta(b, d, dtype=dtype),
         },
-        (enc, dec, Parameter(*(_meta(n) for _ in range(3)))),
+        (enc, dec, Parameter(_meta(n), _meta(n), _meta(n))),
         None if tied else aux,
         _meta(7),
         not tied,
