@@ -66,14 +66,15 @@ def decode_residual(
     *,
     kernel: str = "auto",
     trusted: bool = False,
+    residual_dtype: torch.dtype | None = None,
 ) -> Residual:
     """Residual r = x_hat - x and the gradients of half the weighted squared error.
 
     Of L = 1/2 sum_b weight_b ||x_hat_b - x_b||^2 this gives dL/dx_hat = weight r [B, D], dL/dvalues
     = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], and ||r_b||^2 without the
-    weight as float64 [B]. On 'triton' the residual has the dtype of x, the value gradients and the
-    squares are float32. Not differentiable. `trusted`: the indices are known to be in range, which
-    saves a look at them. Raises KernelError as `sparse_decode` does.
+    weight as float64 [B]. On 'triton' the residual has `residual_dtype` (None: the dtype of x), the
+    value gradients and the squares are float32. Not differentiable. `trusted`: the indices are
+    known to be in range, which saves a look at them. Raises KernelError as `sparse_decode` does.
     """
     chosen = choose_kernel(kernel, values_BK.device)
     _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen, trusted)
@@ -83,8 +84,8 @@ def decode_residual(
     if chosen == "triton":
         from isae.kernels.triton.sparse_decode import decode_residual_triton
 
-        parts = decode_residual_triton(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
-        return Residual(*parts)
+        operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
+        return Residual(*decode_residual_triton(*operands, residual_dtype or x_BD.dtype))
     if chosen == "reference":
         r_BD = decode_reference(values_BK, indices_BK, W_dec_ND, b_dec_D) - x_BD
         squares_B = r_BD.double().square().sum(1)

@@ -65,7 +65,10 @@ def train(
     aux_coefficient: Annotated[
         float | None, typer.Option(help="Weight of AuxK (topk 1/32; none with ksae).")
     ] = None,
-    kernel: Annotated[str, typer.Option(help="auto, cpu, or reference (dense).")] = "auto",
+    kernel: Annotated[str, typer.Option(help="auto, triton, cpu, or reference (dense).")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of products: auto, float32, bfloat16 (kernel triton).")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Processor threads to use.")] = None,
     eval_every: Annotated[
@@ -116,6 +119,7 @@ def train(
         aux_coefficient=aux_coefficient,
         seed=seed,
         kernel=kernel,
+        precision=precision,
         device=device,
         eval_every=eval_every,
         checkpoint_every=checkpoint_every,

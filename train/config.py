@@ -9,6 +9,7 @@ from isae.errors import unknown_name
 from isae.kernels import KERNELS
 
 RECIPES = ("topk", "ksae")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class TrainConfig:
     seed: int = 0
     """Of initial weights, of the order of rows and of samples."""
     kernel: str = "auto"
-    """auto | reference | cpu."""
+    """auto | triton | cpu | reference."""
+    precision: str = "auto"
+    """Of products and gathers: float32, bfloat16 (kernel triton) or auto: bfloat16 on a GPU with
+    kernel triton, else float32. Parameters and moments are float32 always."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N."""
     eval_every: int | None = None
@@ -74,6 +78,8 @@ class TrainConfig:
             raise unknown_name("recipe", self.recipe, RECIPES)
         if self.kernel not in KERNELS:
             raise unknown_name("kernel", self.kernel, KERNELS)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
         for name in (
             "k",
             "expansion",

@@ -19,6 +19,7 @@ from isae.randomness import keyed_rng
 from isae.train.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
 from isae.train.config import TrainConfig
 from isae.train.evaluate import Quality, evaluate
+from isae.train.fused import FusedStepper, make_stepper
 from isae.train.parameters import State, as_sae, new_state
 from isae.train.plan import Plan, make_plan
 from isae.train.report import note, open_board, opening, to_board
@@ -138,7 +139,7 @@ class _Run:
         stop: Interrupts,
     ) -> None:
         plan, config = self.plan, self.config
-        stepper = Stepper(plan, state)
+        stepper = make_stepper(plan, state)
         batches = self.store.batches(
             config.layer,
             plan.micro_batch,
@@ -165,7 +166,9 @@ class _Run:
         if stop.asked:
             self._checkpoint(state, schedule)
 
-    def _step(self, stepper: Stepper, pieces: list[torch.Tensor], lr: float) -> StepResult:
+    def _step(
+        self, stepper: Stepper | FusedStepper, pieces: list[torch.Tensor], lr: float
+    ) -> StepResult:
         try:
             result = stepper.step(pieces, lr)
         except DataError:
@@ -207,7 +210,7 @@ class _Run:
         }
 
     def _evaluate(self, state: State, schedule: Schedule) -> dict[str, float | int | None]:
-        sae = state.sae(self.plan.k, self.plan.kernel)
+        sae = state.sae(self.plan.k, self.plan.evaluation_kernel)
         seen, unseen = self._qualities(sae, self.scale)
         values: dict[str, float | int | None] = {
             "train_fvu": seen.fvu,
@@ -247,7 +250,7 @@ class _Run:
             "seed": self.config.seed,
             "model": self.store.manifest.get("model"),
         }
-        sae = as_sae(params, plan.k, plan.kernel, metadata).unscaled(self.scale)
+        sae = as_sae(params, plan.k, plan.evaluation_kernel, metadata).unscaled(self.scale)
         sae.save(self.folder.sae(layer))
         seen, unseen = self._qualities(sae, 1.0)
         summary: dict[str, Any] = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from isae.config import check
 from isae.device import resolve_device
-from isae.kernels import choose_kernel
+from isae.kernels import choose_kernel, interpreted
 from isae.train.config import TrainConfig
 from isae.train.source import Layer
 
@@ -61,7 +61,9 @@ class Plan:
     decay_fraction: float
     """Part of the run with falling learning rate."""
     kernel: str
-    """reference | cpu."""
+    """triton | cpu | reference."""
+    precision: str
+    """float32 | bfloat16: of products and gathers."""
     device: str
     """cpu | cuda."""
 
@@ -69,6 +71,11 @@ class Plan:
     def batch(self) -> int:
         """Rows of one optimiser step."""
         return self.micro_batch * self.pieces
+
+    @property
+    def evaluation_kernel(self) -> str:
+        """What evaluations run: not Triton's interpreter, which is for checking steps."""
+        return "auto" if interpreted(self.kernel, self.device) else self.kernel
 
     def lr_at(self, step: int, decay_start: int, end: int) -> float:
         """The learning rate of `step` (from 1): rise, flat, fall after `decay_start` to `end`."""
@@ -96,6 +103,7 @@ def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
     decay = config.decay_fraction
     warmup = WARMUP[config.recipe] if config.warmup_steps is None else config.warmup_steps
     device = resolve_device(config.device)
+    kernel = choose_kernel(config.kernel, device)
     return Plan(
         n=n,
         d=layer.channels,
@@ -116,9 +124,22 @@ def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
         lr=config.lr or (2e-4 / math.sqrt(n / 2**14) if topk else 1e-3),
         warmup=warmup if config.warmup_steps is not None else min(warmup, steps // 10),
         decay_fraction=DECAY[config.recipe] if decay is None else decay,
-        kernel=choose_kernel(config.kernel, device),
+        kernel=kernel,
+        precision=_precision(config, kernel, device.type),
         device=str(device),
     )
+
+
+def _precision(config: TrainConfig, kernel: str, device: str) -> str:
+    if config.precision == "auto":
+        return "bfloat16" if kernel == "triton" and device == "cuda" else "float32"
+    check(
+        config.precision == "float32" or kernel == "triton",
+        "precision float32 with this kernel",
+        config.precision,
+        "leave --precision out, or use --kernel triton",
+    )
+    return config.precision
 
 
 def _length(

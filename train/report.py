@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isae.kernels import interpreted
 from isae.progress import Reporter
 from isae.train.config import TrainConfig
 from isae.train.plan import BATCH, Plan
@@ -18,8 +19,13 @@ def opening(config: TrainConfig, plan: Plan, has_holdout: bool, reporter: Report
     steps = f"at most {plan.steps:,} steps" if plan.patience else f"{plan.steps:,} steps"
     reporter.say(
         f"{config.layer}: {plan.n:,} latents, k {plan.k}, {plan.batch:,} rows a step, {steps}, "
-        f"kernel {plan.kernel} on {plan.device}"
+        f"kernel {plan.kernel} on {plan.device}, {plan.precision}"
     )
+    if interpreted(plan.kernel, plan.device):
+        reporter.warn(
+            "kernel triton without a GPU runs in Triton's interpreter: the same kernels, thousands "
+            "of times slower, for checking; use --kernel cpu for training"
+        )
     if config.recipe == "ksae" or config.batch_size:
         wanted = config.batch_size or BATCH["ksae"]
         if plan.batch != wanted:

@@ -28,11 +28,11 @@ from isae.kernels import (
     sparse_outer,
     topk_encode,
 )
-from isae.kernels.topk_encode import topk_cpu, topk_reference
+from isae.kernels.topk_encode import topk_reference
+from isae.train.auxk import auxk_gradients
 from isae.train.parameters import State
 from isae.train.plan import Plan
 
-SHORT_SUM = 256
 Grads = dict[str, torch.Tensor]
 
 
@@ -195,7 +195,18 @@ def cpu_piece(
     g_b_N1 = sparse_outer(groups, residual.g_values_BK, x_BD.new_ones(len(x_BD), 1), kernel="cpu")
     aux = 0.0
     if plan.k_aux and dead_Q.numel():
-        aux = _aux_gradients(plan, state, centred_BD, residual.r_BD, dead_Q, grads, g_b_N1[:, 0])
+        found, aux_sum = auxk_gradients(
+            plan,
+            (state.W_enc_ND, state.params["b_enc"]),
+            W_dec_ND,
+            centred_BD,
+            residual.r_BD,
+            dead_Q,
+        )
+        grads["W_dec"].index_add_(0, dead_Q, found.dec_QD)
+        g_enc_ND.index_add_(0, dead_Q, found.enc_QD)
+        g_b_N1[:, 0].index_add_(0, dead_Q, found.b_Q.to(g_b_N1.dtype))
+        aux = float(aux_sum)
     grads["b_enc"] += g_b_N1[:, 0]
     r_sums_D = column_sums(residual.r_BD, kernel="cpu")[0]
     # The encoder sees x - b_dec, so b_dec also gets minus what reaches the encoder's input.
@@ -210,40 +221,3 @@ def cpu_piece(
         *column_sums(x_BD, kernel="cpu"),
         groups.counts_N > 0,
     )
-
-
-def _aux_gradients(
-    plan: Plan,
-    state: State,
-    centred_BD: torch.Tensor,
-    r_BD: torch.Tensor,
-    dead_Q: torch.Tensor,
-    grads: Grads,
-    g_b_N: torch.Tensor,
-) -> float:
-    # Dense products, but over the dead latents' columns only.
-    W_enc_QD, W_dec_QD = state.W_enc_ND[dead_Q], state.params["W_dec"][dead_Q]
-    z_BQ = torch.addmm(state.params["b_enc"][dead_Q], centred_BD, W_enc_QD.T)
-    if dead_Q.numel() > plan.k_aux:
-        values_BK, indices_BK = topk_cpu(z_BQ, plan.k_aux)
-        z_BQ = z_BQ.zero_().scatter_(1, indices_BK, values_BK)
-    else:
-        z_BQ.relu_()
-    error_BD = torch.addmm(r_BD, z_BQ, W_dec_QD)
-    g_BD = error_BD * plan.aux_coefficient
-    g_z_BQ = torch.mm(g_BD, W_dec_QD.T).mul_(z_BQ > 0)
-    g_enc_ND = grads.get("W_enc", grads["W_dec"])
-    grads["W_dec"].index_add_(0, dead_Q, _product_over_rows(z_BQ, g_BD))
-    g_enc_ND.index_add_(0, dead_Q, _product_over_rows(g_z_BQ, centred_BD))
-    g_b_N.index_add_(0, dead_Q, column_sums(g_z_BQ, kernel="cpu")[0].to(g_b_N.dtype))
-    return float(column_sums(error_BD, kernel="cpu")[1].sum())
-
-
-def _product_over_rows(a_BQ: torch.Tensor, b_BD: torch.Tensor) -> torch.Tensor:
-    # a^T b in short pieces: a long sum would be split by the number of threads, and the last bits
-    # with it.
-    total_QD = a_BQ.new_zeros(a_BQ.shape[1], b_BD.shape[1])
-    for start in range(0, a_BQ.shape[0], SHORT_SUM):
-        stop = start + SHORT_SUM
-        total_QD.addmm_(a_BQ[start:stop].T, b_BD[start:stop])
-    return total_QD

@@ -172,10 +172,11 @@ def decode_residual_triton(
     b_D: torch.Tensor,
     x_BD: torch.Tensor,
     weight_B: torch.Tensor,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted residual in the dtype of x, value gradients and squares in float32 (no checks)."""
+    """Weighted residual in `dtype`, value gradients and squares in float32 (no checks)."""
     (rows, k), d = values_BK.shape, W_ND.shape[1]
-    r_BD = torch.empty(rows, d, dtype=x_BD.dtype, device=x_BD.device)
+    r_BD = torch.empty(rows, d, dtype=dtype, device=x_BD.device)
     g_BK = torch.empty(rows, k, dtype=torch.float32, device=x_BD.device)
     squares_B = torch.empty(rows, dtype=torch.float32, device=x_BD.device)
     tensors = [t.contiguous() for t in (values_BK, indices_BK, W_ND, b_D, x_BD, weight_B)]

@@ -18,6 +18,8 @@ import triton.language as tl
 from isae.kernels.triton.settings import power_of_two
 
 SPLIT = 512
+MAX_REGISTERS = 168
+"""A thread; given, since the compiler by itself would rather spill than go beyond 128."""
 GATHER_ITEMS = 4096
 """Numbers that one program gathers at once."""
 
@@ -51,7 +53,9 @@ def _sum_pairs(
         pair = tl.load(pairs_ptr + place, mask=place < last, other=0)
         factor = tl.load(coefficients_ptr + pair, mask=place < last, other=0.0).to(tl.float32)
         inside = (place[:, None] < last) & (channel[None, :] < d)
-        y = tl.load(y_ptr + (pair // k)[:, None] * d + channel[None, :], mask=inside, other=0.0)
+        # In 32 bits: a division of 64-bit numbers is a call.
+        row = (pair.to(tl.int32) // k).to(tl.int64)
+        y = tl.load(y_ptr + row[:, None] * d + channel[None, :], mask=inside, other=0.0)
         acc += tl.sum(factor[:, None] * y.to(tl.float32), axis=0)
     return acc
 
@@ -151,7 +155,7 @@ def pair_blocks(d: int) -> dict[str, int]:
     block_d = power_of_two(d, 16)
     block_p = max(1, min(32, GATHER_ITEMS // block_d))
     warps = max(1, min(8, block_p * block_d // 1024))
-    return {"BLOCK_P": block_p, "BLOCK_D": block_d, "num_warps": warps}
+    return {"BLOCK_P": block_p, "BLOCK_D": block_d, "num_warps": warps, "maxnreg": MAX_REGISTERS}
 
 
 def sum_stretches(

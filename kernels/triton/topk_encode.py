@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
+from isae.errors import KernelError
 from isae.kernels.triton.settings import ENCODE_TILES, Tile, architecture, power_of_two, precision
 
 CHUNK_SHARE = 3 / 64
@@ -27,7 +28,7 @@ CHUNK_BYTES = 512 << 20
 """Pre-activations of a chunk at most."""
 DIRECT = 1024
 """Up to so many latents, rows are searched without blocks."""
-MOST_BLOCKS = 16384
+MOST_BLOCKS = 8192
 """Block maxima that one program holds."""
 SELECT_ITEMS = 2048
 """Numbers that one program of the selection holds: it takes several rows where they are short."""
@@ -54,11 +55,13 @@ def _pre_and_maxima_kernel(
     BLOCK_D: tl.constexpr,
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):
     # Neighbouring programs share a tile of W, the larger operand.
     tiles_c = tl.cdiv(rows, BLOCK_C)
-    row = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
-    latent = (tl.program_id(0) // tiles_c) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile_c, tile_n = tl.program_id(0) % tiles_c, tl.program_id(0) // tiles_c
+    row = tile_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    latent = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     x_row = x_ptr + row.to(tl.int64)[:, None] * stride_x
     w_row = w_ptr + latent.to(tl.int64)[:, None] * stride_w
     acc = tl.zeros([BLOCK_C, BLOCK_N], tl.float32)
@@ -67,16 +70,20 @@ def _pre_and_maxima_kernel(
         inside = channel[None, :] < d
         x = tl.load(x_row + channel[None, :], mask=(row[:, None] < rows) & inside, other=0.0)
         w = tl.load(w_row + channel[None, :], mask=(latent[:, None] < n) & inside, other=0.0)
+        if UPCAST:
+            x, w = x.to(tl.float32), w.to(tl.float32)
         acc = tl.dot(x, tl.trans(w), acc, input_precision=PRECISION)
     # + 0.0 makes -0 to +0, which must not differ in order.
     acc += tl.load(b_ptr + latent, mask=latent < n, other=0.0).to(tl.float32)[None, :] + 0.0
     acc = tl.where(acc != acc, float("inf"), acc)
     acc = tl.where(latent[None, :] < n, acc, -float("inf"))
-    place = pre_ptr + row.to(tl.int64)[:, None] * padded + latent[None, :]
+    # Inside a tile 32 bits are enough, and half the registers.
+    pre_ptr += (tile_c * BLOCK_C).to(tl.int64) * padded + tile_n * BLOCK_N
+    place = pre_ptr + tl.arange(0, BLOCK_C)[:, None] * padded + tl.arange(0, BLOCK_N)[None, :]
     tl.store(place, acc, mask=(row[:, None] < rows) & (latent[None, :] < padded))
     if GROUP > 1:
         maxima = tl.max(tl.reshape(acc, [BLOCK_C, BLOCK_N // GROUP, GROUP]), axis=2)
-        block = (tl.program_id(0) // tiles_c) * (BLOCK_N // GROUP) + tl.arange(0, BLOCK_N // GROUP)
+        block = tile_n * (BLOCK_N // GROUP) + tl.arange(0, BLOCK_N // GROUP)
         place = maxima_ptr + row.to(tl.int64)[:, None] * blocks + block[None, :]
         tl.store(place, maxima, mask=(row[:, None] < rows) & (block[None, :] < blocks))
 
@@ -86,6 +93,13 @@ def _ordered(value):
     """32 bits that order as the floats do; 0 is below all of them."""
     bits = value.to(tl.int32, bitcast=True)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF) ^ -0x80000000).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _value(key):
+    """The float of an ordered number."""
+    bits = (key ^ 0x80000000).to(tl.int32, bitcast=True)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -126,23 +140,25 @@ def _select_kernel(
     inside = (row < rows) & (block < blocks)
     maxima = tl.load(maxima_ptr + row.to(tl.int64) * blocks + block, mask=inside, other=0.0)
     kept = inside & _largest(tl.where(inside, _ordered(maxima), 0), k)
-    place = out + tl.cumsum(kept.to(tl.int32), axis=1) - 1
-    tl.store(indices_ptr + place, block.to(tl.int64), mask=kept)
+    place = tl.cumsum(kept.to(tl.int32), axis=1) - 1
+    tl.store(indices_ptr + out + place, block.to(tl.int64), mask=kept)
     if GROUP == 1:
-        tl.store(values_ptr + place, maxima, mask=kept)
+        tl.store(values_ptr + out + place, maxima, mask=kept)
     else:
         # Other threads of this program wrote what is read next; nobody may write before all read.
         tl.debug_barrier()
         slot = tl.arange(0, BLOCK_K * GROUP)[None, :]
         known = (row < rows) & (slot // GROUP < k)
-        chosen = tl.load(indices_ptr + out + slot // GROUP, mask=known, other=0)
+        chosen = tl.load(indices_ptr + out + slot // GROUP, mask=known, other=0).to(tl.int32)
         latent = chosen * GROUP + slot % GROUP
         pre = tl.load(pre_ptr + row.to(tl.int64) * padded + latent, mask=known, other=0.0)
+        key = tl.where(known, _ordered(pre), 0)
         tl.debug_barrier()
-        kept = known & _largest(tl.where(known, _ordered(pre), 0), k)
-        place = out + tl.cumsum(kept.to(tl.int32), axis=1) - 1
-        tl.store(indices_ptr + place, latent, mask=kept)
-        tl.store(values_ptr + place, pre, mask=kept)
+        kept = known & _largest(key, k)
+        place = tl.cumsum(kept.to(tl.int32), axis=1) - 1
+        tl.store(indices_ptr + out + place, latent.to(tl.int64), mask=kept)
+        # From the key: keeping the numbers themselves as well would need more registers.
+        tl.store(values_ptr + out + place, _value(key), mask=kept)
     tl.debug_barrier()
     _sort_rows(values_ptr, indices_ptr, row, rows, out, k, ROWS, BLOCK_K, SLICE)
 
@@ -191,6 +207,12 @@ def encode_triton(
     kind = precision(x_BD.dtype)
     tile = ENCODE_TILES[architecture(device), kind]
     group = group_size(n, k)
+    if group > tile.block_n:
+        most = MOST_BLOCKS * tile.block_n
+        raise KernelError(
+            f"W_enc: expected at most {most:,} latents for kernel 'triton' in {x_BD.dtype}, found "
+            f"{n:,}; use kernel 'reference', or 16-bit operands, which take more"
+        )
     padded = -(-n // group) * group
     chunk = chunk_rows(rows, padded, tile)
     pre_CN = torch.empty(chunk, padded, dtype=torch.float32, device=device)
@@ -273,6 +295,8 @@ def _launch_product(
         BLOCK_D=tile.block_d,
         GROUP=group,
         PRECISION="tf32" if kind == "half" else kind,
+        # The interpreter multiplies bfloat16 as if it were integers.
+        UPCAST=x_CD.device.type == "cpu",
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -304,5 +328,5 @@ def _launch_selection(
         BLOCK_K=block_k,
         GROUP=group,
         SLICE=max(1, min(block_k, SORT_ITEMS // (per_program * block_k))),
-        num_warps=min(16, max(4, items * per_program // 1024)),
+        num_warps=min(8, max(4, items * per_program // 256)),
     )

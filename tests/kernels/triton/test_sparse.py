@@ -16,7 +16,7 @@ from isae.kernels import (
 )
 from isae.kernels.triton.sparse_outer import SPLIT
 
-SHAPES = [(1, 1, 1, 1), (7, 5, 33, 3), (13, 67, 20, 20), (5, 300, 11, 2), (3, 17, 1009, 40)]
+SHAPES = [(1, 1, 1, 1), (7, 5, 33, 3), (13, 67, 20, 20), (5, 300, 11, 2), (3, 17, 53, 40)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -140,7 +140,7 @@ def test_adam_update(shape: tuple[int, ...], on_sphere: bool) -> None:
     results = []
     for kernel, dtype in (("triton", torch.float32), ("reference", torch.float64)):
         param, m, v = (
-            start.to(dtype),
+            start.clone().to(dtype),
             torch.zeros(shape, dtype=dtype),
             torch.zeros(shape, dtype=dtype),
         )
@@ -163,5 +163,5 @@ def test_wrong_inputs_are_refused_before_any_launch() -> None:
     with pytest.raises(KernelError, match="W_dec: expected float32 or bfloat16"):
         sparse_decode(values, indices, W.double(), kernel="triton")
     groups = group_by_latent(values, indices, 10, kernel="triton")
-    with pytest.raises(KernelError, match="y"):
+    with pytest.raises(KernelError, match="coefficients: expected shape"):
         sparse_outer(groups, values, torch.zeros(4, 4), kernel="triton")

@@ -1,0 +1,132 @@
+"""The optimiser step on the Triton kernels: no gradient matrix is ever written.
+
+The same loss and the same update as `isae.train.step`, from sparse codes straight to new
+parameters (`isae.kernels.latent_update`). Pieces of a batch are one batch here: the kernels need
+little memory beyond the rows themselves. With precision bfloat16 the products and gathers read
+copies of W_enc and W_dec in bfloat16, which every update writes anew from the float32 masters.
+
+Shapes: B rows, D channels, N latents, K active latents, Q dead latents.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from isae.kernels import (
+    AuxGradients,
+    Parameter,
+    adam_update,
+    column_sums,
+    decode_residual,
+    group_by_latent,
+    latent_update,
+)
+from isae.kernels.topk_encode import encode
+from isae.train.auxk import auxk_gradients
+from isae.train.parameters import State
+from isae.train.plan import Plan
+from isae.train.step import Stepper, StepResult, row_weights
+
+
+def make_stepper(plan: Plan, state: State) -> Stepper | FusedStepper:
+    """What runs the steps of a plan."""
+    return FusedStepper(plan, state) if plan.kernel == "triton" else Stepper(plan, state)
+
+
+class FusedStepper:
+    """Runs optimiser steps on a state; keeps the low-precision copies between them."""
+
+    def __init__(self, plan: Plan, state: State) -> None:
+        self.plan, self.state = plan, state
+        self.dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
+        self.low: dict[str, torch.Tensor] = {}
+        for name in ("W_enc", "W_dec"):
+            if self.dtype != torch.float32 and name in state.params:
+                self.low[name] = state.params[name].to(self.dtype)
+
+    def step(self, pieces: list[torch.Tensor], lr: float) -> StepResult:
+        """One update from the pieces of a batch (scaled float32 [B, D] each)."""
+        state, plan = self.state, self.plan
+        x_BD = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        rows = x_BD.shape[0]
+        W_enc_ND, W_dec_ND = self._matrix("W_enc"), self._matrix("W_dec")
+        b_enc_N, b_dec_D = state.params["b_enc"], state.params["b_dec"]
+        dead_Q = state.dead_N(plan.dead_rows).nonzero()[:, 0]
+        centred_BD = (x_BD - b_dec_D).to(self.dtype)
+        values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
+        weight_B = row_weights(plan, x_BD)
+        operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
+        residual = decode_residual(
+            *operands, kernel=plan.kernel, trusted=True, residual_dtype=self.dtype
+        )
+        aux, aux_sum = None, torch.zeros((), dtype=torch.float64, device=x_BD.device)
+        if plan.k_aux and dead_Q.numel():
+            encoder = (W_enc_ND, b_enc_N)
+            aux, aux_sum = auxk_gradients(
+                plan, encoder, W_dec_ND, centred_BD, residual.r_BD, dead_Q
+            )
+        sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
+        variance = (sumsq_D - sums_D.square() / rows).sum().clamp_min(1e-30)
+        denominator = torch.full_like(variance, rows) if plan.relative_loss else variance
+        state.step += 1
+        state.rows += rows
+        codes = (values_BK, indices_BK, residual.g_values_BK)
+        self._update(codes, centred_BD, residual.r_BD, aux, lr, 2 / denominator)
+        squares_B = residual.squares_B.double()
+        weighted = (squares_B * weight_B).sum()
+        loss = (weighted + plan.aux_coefficient * aux_sum) / denominator
+        measured = (loss, squares_B.sum() / variance, (values_BK > 0).sum() / rows)
+        # One wait for the device in a step, after everything was handed to it.
+        loss_, fvu, l0 = torch.stack([one.double() for one in measured]).tolist()
+        return StepResult(loss_, fvu, l0, int(dead_Q.numel()))
+
+    def _matrix(self, name: str) -> torch.Tensor:
+        matrices = self.low or self.state.params
+        return matrices.get(name, matrices["W_dec"])
+
+    def _parameter(self, name: str) -> Parameter:
+        state = self.state
+        low = self.low.get(name)
+        return Parameter(state.params[name], state.first[name], state.second[name], low)
+
+    def _update(
+        self,
+        codes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        centred_BD: torch.Tensor,
+        r_BD: torch.Tensor,
+        aux: AuxGradients | None,
+        lr: float,
+        scale: torch.Tensor,
+    ) -> None:
+        state, plan = self.state, self.plan
+        values_BK, indices_BK, g_values_BK = codes
+        groups = group_by_latent(values_BK, indices_BK, plan.n, kernel=plan.kernel, trusted=True)
+        through_D = latent_update(
+            groups,
+            values_BK,
+            g_values_BK,
+            centred_BD,
+            r_BD,
+            None if plan.tied else self._parameter("W_enc"),
+            self._parameter("W_dec"),
+            self._parameter("b_enc"),
+            lr=lr,
+            step=state.step,
+            grad_scale=scale,
+            unit=plan.unit_norm,
+            aux=aux,
+            kernel=plan.kernel,
+        )
+        # The encoder sees x - b_dec, so b_dec also gets minus what reaches the encoder's input.
+        gradient_D = (column_sums(r_BD, kernel=plan.kernel)[0] - through_D) * scale
+        b_dec = self._parameter("b_dec")
+        adam_update(
+            b_dec.value,
+            gradient_D.float(),
+            b_dec.first,
+            b_dec.second,
+            lr=lr,
+            step=state.step,
+            kernel=plan.kernel,
+        )
+        state.last_fired_N[:] = torch.where(groups.counts_N > 0, state.rows, state.last_fired_N)
