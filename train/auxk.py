@@ -17,6 +17,8 @@ from isae.kernels.topk_encode import topk
 from isae.train.plan import Plan
 
 SHORT_SUM = 256
+PIECE_BYTES = 256 << 20
+"""Pre-activations of dead latents that are held at once: rows are taken in pieces."""
 
 
 def auxk_gradients(
@@ -34,31 +36,39 @@ def auxk_gradients(
     """
     W_enc_QD, b_enc_Q = encoder[0][dead_Q], encoder[1][dead_Q].to(centred_BD.dtype)
     W_dec_QD = W_dec_ND[dead_Q]
-    z_BQ = torch.addmm(b_enc_Q, centred_BD, W_enc_QD.T)
-    if dead_Q.numel() > plan.k_aux:
-        values_BK, indices_BK = topk(z_BQ, plan.k_aux, plan.kernel)
-        z_BQ = z_BQ.zero_().scatter_(1, indices_BK, values_BK.to(z_BQ.dtype))
-    else:
-        z_BQ.relu_()
-    error_BD = torch.addmm(r_BD, z_BQ, W_dec_QD)
-    g_BD = error_BD * plan.aux_coefficient
-    g_z_BQ = torch.mm(g_BD, W_dec_QD.T).mul_(z_BQ > 0)
-    gradients = AuxGradients(
-        dead_Q,
-        _product_over_rows(g_z_BQ, centred_BD),
-        _product_over_rows(z_BQ, g_BD),
-        column_sums(g_z_BQ, kernel=plan.kernel)[0].float(),
-    )
-    return gradients, column_sums(error_BD, kernel=plan.kernel)[1].sum()
+    summed = torch.promote_types(W_dec_QD.dtype, torch.float32)
+    enc_QD, dec_QD = (torch.zeros_like(W_dec_QD, dtype=summed) for _ in range(2))
+    b_Q = dec_QD.new_zeros(dead_Q.numel(), dtype=torch.float64)
+    aux = b_Q.new_zeros(())
+    rows = SHORT_SUM * max(1, PIECE_BYTES // (4 * dead_Q.numel() * SHORT_SUM))
+    for start in range(0, centred_BD.shape[0], rows):
+        x_BD, part_r_BD = centred_BD[start : start + rows], r_BD[start : start + rows]
+        z_BQ = _codes(plan, torch.addmm(b_enc_Q, x_BD, W_enc_QD.T))
+        error_BD = torch.addmm(part_r_BD, z_BQ, W_dec_QD)
+        g_BD = error_BD * plan.aux_coefficient
+        g_z_BQ = torch.mm(g_BD, W_dec_QD.T).mul_(z_BQ > 0)
+        _add_product_over_rows(enc_QD, g_z_BQ, x_BD)
+        _add_product_over_rows(dec_QD, z_BQ, g_BD)
+        b_Q += column_sums(g_z_BQ, kernel=plan.kernel)[0]
+        aux += column_sums(error_BD, kernel=plan.kernel)[1].sum()
+    return AuxGradients(dead_Q, enc_QD, dec_QD, b_Q.to(enc_QD.dtype)), aux
 
 
-def _product_over_rows(a_BQ: torch.Tensor, b_BD: torch.Tensor) -> torch.Tensor:
-    # a^T b in short pieces: on a CPU a long sum would be split by the number of threads, and the
-    # last bits with it.
-    if a_BQ.device.type != "cpu":
-        return a_BQ.T @ b_BD
-    total_QD = a_BQ.new_zeros(a_BQ.shape[1], b_BD.shape[1])
-    for start in range(0, a_BQ.shape[0], SHORT_SUM):
-        stop = start + SHORT_SUM
-        total_QD.addmm_(a_BQ[start:stop].T, b_BD[start:stop])
-    return total_QD
+def _codes(plan: Plan, pre_BQ: torch.Tensor) -> torch.Tensor:
+    """The k_aux largest of each row through ReLU, the others 0; changes `pre_BQ`."""
+    if pre_BQ.shape[1] <= plan.k_aux:
+        return pre_BQ.relu_()
+    values_BK, indices_BK = topk(pre_BQ, plan.k_aux, plan.kernel)
+    return pre_BQ.zero_().scatter_(1, indices_BK, values_BK.to(pre_BQ.dtype))
+
+
+def _add_product_over_rows(total_QD: torch.Tensor, a_BQ: torch.Tensor, b_BD: torch.Tensor) -> None:
+    # total += a^T b, in short pieces: on a CPU a long sum would be split by the number of threads,
+    # and the last bits with it.
+    short = SHORT_SUM if a_BQ.device.type == "cpu" else a_BQ.shape[0]
+    for start in range(0, a_BQ.shape[0], short):
+        a_SQ, b_SD = a_BQ[start : start + short], b_BD[start : start + short]
+        if a_SQ.dtype == total_QD.dtype:
+            total_QD.addmm_(a_SQ.T, b_SD)
+        else:
+            total_QD += a_SQ.T @ b_SD

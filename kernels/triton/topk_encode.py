@@ -24,8 +24,8 @@ from isae.kernels.triton.settings import ENCODE_TILES, Tile, architecture, power
 
 CHUNK_SHARE = 3 / 64
 """Rows of a chunk as a part of all rows: with the outputs it stays below 1/16 of float32 [B, N]."""
-CHUNK_BYTES = 512 << 20
-"""Pre-activations of a chunk at most."""
+CHUNK_BYTES = 2 << 30
+"""Pre-activations of a chunk at most; every chunk reads all of W once."""
 DIRECT = 1024
 """Up to so many latents, rows are searched without blocks."""
 MOST_BLOCKS = 8192
