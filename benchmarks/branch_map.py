@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from isae.benchmarks.measure import commit, machine
 from isae.files import write_bytes, write_json
 
 LAYERS = "mixed4a,mixed4b,mixed4c,mixed4d,mixed4e"
@@ -80,33 +79,6 @@ def once(path: Path, command: list[str]) -> Result:
         write_json(path, result)
     found: Result = json.loads(path.read_text())
     return found
-
-
-def machine() -> Result:
-    """Processor, cores and memory."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory / 2**30),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    """The checkout's commit, with a mark if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    folder = Path(__file__).resolve().parent
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False
-    ).stdout.strip()
 
 
 def tables(results: Result) -> str:

@@ -1,0 +1,142 @@
+"""`isae-bench`: what the kernels and the training step cost on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isae.cli import JsonOption, QuietOption, SeedOption, finish, new_app, reporter
+from isae.cli import main as run_app
+from isae.errors import KernelError
+from isae.files import write_json
+
+EXIT_FAILED_CHECK = 1
+app = new_app("Measure the kernels and the training step, against ceilings and peers.")
+
+WorkloadOption = Annotated[str, typer.Option(help="L, W, M, cpu or tiny.")]
+KernelOption = Annotated[str, typer.Option(help="auto, triton, cpu or reference.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+OutOption = Annotated[Path | None, typer.Option(help="Write the results as JSON to this file.")]
+SecondsOption = Annotated[float, typer.Option(help="Seconds to measure each thing, at least.")]
+
+
+@app.command()
+def kernels(
+    workload: WorkloadOption = "cpu",
+    kernel: KernelOption = "auto",
+    device: DeviceOption = "auto",
+    compile_only: Annotated[
+        bool, typer.Option("--compile-only", help="Compile for sm_80, sm_90 and sm_100 instead.")
+    ] = False,
+    seconds: SecondsOption = 1.0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Check every operation against float64, then time it. Exit code 1 if a check fails."""
+    report = reporter(quiet)
+    if compile_only:
+        rows = compile_all(workload)
+        result = {"command": "kernels --compile-only", "kernels": rows}
+        _end(result, out, as_json, lambda: _tables().compile_table(rows))
+        raise typer.Exit(EXIT_FAILED_CHECK if any(row["faults"] for row in rows) else 0)
+    from isae.benchmarks.kernels import bench_kernels
+    from isae.benchmarks.measure import Effort
+    from isae.benchmarks.workloads import find_workload
+    from isae.device import resolve_device
+
+    measured = bench_kernels(
+        find_workload(workload),
+        kernel=kernel,
+        device=resolve_device(device),
+        seed=seed,
+        effort=Effort(seconds=seconds),
+        note=report.say,
+    )
+    _end(measured, out, as_json, lambda: _tables().kernels_table(measured))
+    raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
+
+
+@app.command()
+def train(
+    workload: WorkloadOption = "cpu",
+    kernel: KernelOption = "auto",
+    device: DeviceOption = "auto",
+    peers: Annotated[
+        str, typer.Option(help="Comma-separated: sparsify, sae-lens, dictionary-learning; or none.")
+    ] = "sparsify,sae-lens,dictionary-learning",
+    steps: Annotated[int, typer.Option(min=3, help="Measured steps of every trainer.")] = 30,
+    dead_rows: Annotated[
+        int, typer.Option(min=1, help="Rows without firing that make a latent dead, for all.")
+    ] = 10_000_000,
+    seconds: SecondsOption = 1.0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Time whole training steps: isae's against its floor and against installed peers."""
+    from isae.benchmarks.measure import Effort
+    from isae.benchmarks.peers import chosen_peers
+    from isae.benchmarks.training import bench_training
+    from isae.benchmarks.workloads import find_workload
+    from isae.device import resolve_device
+
+    measured = bench_training(
+        find_workload(workload),
+        kernel=kernel,
+        device=resolve_device(device),
+        peers=chosen_peers(peers),
+        steps=steps,
+        seed=seed,
+        dead_rows=dead_rows,
+        effort=Effort(seconds=seconds),
+        note=reporter(quiet).say,
+    )
+    _end(measured, out, as_json, lambda: _tables().training_table(measured))
+
+
+def compile_all(workload: str) -> list[dict[str, Any]]:
+    """Compile ahead of time, in a process that has not imported Triton's interpreter.
+
+    The workloads cpu and tiny mean all that have Triton settings of their own. Raises KernelError
+    where the compiler fails.
+    """
+    command = [sys.executable, "-m", "isae.kernels.triton.catalogue", "--quiet"]
+    command += ["--workload", workload] if workload in ("L", "W", "M") else []
+    environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise KernelError(f"expected every kernel to compile, found: {last}; see {command[2]}")
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def _end(result: dict[str, Any], out: Path | None, as_json: bool, lines: Callable[[], str]) -> None:
+    if out is not None:
+        write_json(out, result)
+    finish(result, as_json=as_json, lines=lines)
+
+
+def _tables() -> Any:
+    from isae.benchmarks import tables
+
+    return tables
+
+
+def main() -> None:
+    """Entry point of `isae-bench`."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
