@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from isae.benchmarks.workloads import Workload
-from isae.errors import unknown_name
+from isae.errors import RunError, unknown_name
 
 AUX_COEFFICIENT = 1 / 32
 
@@ -208,23 +208,33 @@ def fastest(
 ) -> tuple[Trainer, dict[str, Any]]:
     """A fresh trainer in the fastest of its dtypes by a short trial -> it, the trials' seconds.
 
-    A dtype in which the peer fails is left out, with its error. Raises the last error if all do.
+    A dtype in which the peer fails is left out, with its error. Raises RunError if all fail.
     """
-    trials: dict[str, Any] = {}
-    last: Exception | None = None
+    trials: dict[str, float | str] = {}
     for dtype in peer.dtypes:
         try:
-            trial = peer(job, dtype)
-            trial.step(x_BD)
-            trials[dtype] = min(seconds(functools.partial(trial.step, x_BD)) for _ in range(2))
+            trials[dtype] = _trial(peer, job, dtype, x_BD, seconds)
         except Exception as error:
-            trials[dtype], last = f"{type(error).__name__}: {error}"[:200], error
-        trial = None
+            # Its text only: the error itself would keep the trial's tensors alive.
+            trials[dtype] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if job.device.type == "cuda":
+            torch.cuda.empty_cache()
     times = {dtype: time for dtype, time in trials.items() if isinstance(time, float)}
     if not times:
-        assert last is not None
-        raise last
+        raise RunError(str(next(iter(trials.values()))))
     return peer(job, min(times, key=lambda dtype: times[dtype])), trials
+
+
+def _trial(
+    peer: Any,
+    job: Job,
+    dtype: str,
+    x_BD: torch.Tensor,
+    seconds: Callable[[Callable[[], object]], float],
+) -> float:
+    trial = peer(job, dtype)
+    trial.step(x_BD)
+    return min(seconds(functools.partial(trial.step, x_BD)) for _ in range(2))
 
 
 def _autocast(device: torch.device, dtype: str) -> Any:

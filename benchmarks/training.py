@@ -173,8 +173,7 @@ def _started(
         try:
             trainer, trials = fastest(peer, job, x_BD, lambda call: once(call, job.device))
         except Exception as error:  # a peer that cannot run here is a result, not our failure
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            yield {**row, "version": version, "reason": text[:300]}, None
+            yield {**row, "version": version, "reason": str(error)[:300]}, None
             continue
         yield {**row, "version": version, "dtype": trainer.dtype, "trials_s": trials}, trainer
 
