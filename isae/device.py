@@ -37,6 +37,18 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def use_device(name: str) -> None:
+    """Make a GPU named with its number the current one: kernels run on the current GPU.
+
+    Raises ConfigError as `resolve_device`.
+    """
+    import torch
+
+    device = resolve_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """True where bf16 matrix products outrun fp32: AMX or AVX-512 BF16 on a CPU, sm_80 on a GPU.
 

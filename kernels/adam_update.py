@@ -86,7 +86,7 @@ def adam_update(
     if chosen == "triton":
         from isae.kernels.triton.adam_update import adam_update_triton
 
-        on_device = torch.tensor(numbers, dtype=torch.float32, device=param.device)
+        on_device = torch.tensor(numbers, dtype=torch.float32).to(param.device, non_blocking=True)
         adam_update_triton(flat, on_device, project, renormalise)
         return
     if chosen == "reference":

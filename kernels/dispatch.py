@@ -11,6 +11,8 @@ import torch
 from isae.errors import KernelError
 
 KERNELS = ("auto", "triton", "cpu", "reference")
+LEAST_CAPABILITY = (8, 0)
+"""Of GPUs that the kernels are written for: tensor cores with bfloat16."""
 
 
 def choose_kernel(kernel: str, device: torch.device) -> str:
@@ -24,8 +26,7 @@ def choose_kernel(kernel: str, device: torch.device) -> str:
     if kernel not in KERNELS:
         raise KernelError(f"unknown kernel '{kernel}': expected one of {', '.join(KERNELS)}")
     if kernel == "auto":
-        wished, package = ("cpu", "numba") if device.type == "cpu" else ("triton", "triton")
-        return wished if device.type in ("cpu", "cuda") and _installed(package) else "reference"
+        return _best(device)
     if kernel == "cpu" and device.type != "cpu":
         raise KernelError(
             f"kernel 'cpu' expects tensors on the CPU, found {device}; "
@@ -40,6 +41,17 @@ def choose_kernel(kernel: str, device: torch.device) -> str:
     if kernel == "triton":
         _settle_interpreter(device)
     return kernel
+
+
+def _best(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu" if _installed("numba") else "reference"
+    if device.type != "cuda" or not _installed("triton"):
+        return "reference"
+    if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return "reference"
+    _settle_interpreter(device)
+    return "triton"
 
 
 def interpreted(kernel: str, device: torch.device | str) -> bool:
@@ -57,10 +69,21 @@ def _settle_interpreter(device: torch.device) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     import triton
 
-    if device.type == "cpu" and not triton.knobs.runtime.interpret:
+    interprets = bool(triton.knobs.runtime.interpret)
+    if device.type == "cpu" and not interprets:
         raise KernelError(
             "kernel 'triton' on the CPU expects Triton's interpreter, found Triton imported for "
             "compiling; set TRITON_INTERPRET=1 before Python starts, or use kernel 'cpu'"
+        )
+    if device.type == "cuda" and interprets:
+        raise KernelError(
+            "kernel 'triton' on a GPU expects Triton's compiler, found its interpreter; "
+            "unset TRITON_INTERPRET and start Python anew"
+        )
+    if device.type == "cuda" and device.index not in (None, torch.cuda.current_device()):
+        raise KernelError(
+            f"kernel 'triton' expects tensors on the current GPU {torch.cuda.current_device()}, "
+            f"found {device}; call torch.cuda.set_device first"
         )
 
 

@@ -5,7 +5,7 @@ Per latent n, with pairs (b, j) of rows and slots where it is active:
     g_enc = sum g_values[b, j] x[b] (+ AuxK);  g_dec = sum values[b, j] r[b] (+ AuxK)
     g_b   = sum g_values[b, j] (+ AuxK)
     every gradient times grad_scale; with `unit`, g_dec loses its part along W_dec[n]
-    with clip > 0, each row's gradient is shortened to length `clip` at most
+    with clip > 0, the gradient of each row of W_enc and W_dec is shortened to length `clip` at most
     Adam on W_enc[n], W_dec[n] and b_enc[n]; with `unit`, W_dec[n] is scaled to length 1
 
 Tied weights: one matrix, whose gradient is g_enc + g_dec. Clipping by latent is what one pass can
@@ -86,6 +86,7 @@ def latent_update(
     """
     chosen = choose_kernel(kernel, values_BK.device)
     _check(groups, (values_BK, g_values_BK), (x_BD, r_BD), W_enc, W_dec, b_enc, chosen)
+    _check_extras(W_enc, W_dec, aux, x_BD, chosen)
     if step < 1 or clip < 0:
         raise KernelError(f"expected step >= 1 and clip >= 0, found {step} and {clip}")
     enc = W_enc or W_dec
@@ -131,8 +132,8 @@ def update_numbers(
     """What the Triton kernels read: scale, step size, 1/root of bias, betas, eps, clip."""
     size = lr / (1 - adam.beta1**step)
     root = 1 / (1 - adam.beta2**step) ** 0.5
-    numbers = torch.tensor([1.0, size, root, adam.beta1, adam.beta2, adam.eps, clip])
-    numbers = numbers.to(device, non_blocking=True)
+    values = [1.0, size, root, adam.beta1, adam.beta2, adam.eps, clip]
+    numbers = torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
     numbers[0] = grad_scale
     return numbers
 
@@ -214,3 +215,25 @@ def _check(
                     f"{name}: expected contiguous float32 parameters and moments, "
                     f"found strides {tensor.stride()} and {tensor.dtype}"
                 )
+
+
+def _check_extras(
+    W_enc: Parameter | None,
+    W_dec: Parameter,
+    aux: AuxGradients | None,
+    x_BD: torch.Tensor,
+    kernel: str,
+) -> None:
+    n, d = W_dec.value.shape
+    matrices = [W_dec] if W_enc is None else [W_enc, W_dec]
+    copies = [matrix.low for matrix in matrices if matrix.low is not None]
+    if len(copies) not in (0, len(matrices)):
+        raise KernelError("low: expected copies of both W_enc and W_dec or of neither, found one")
+    for low in copies:
+        check_tensor("low", low, (n, d), like=x_BD, kernel="triton")
+        if not low.is_contiguous():
+            raise KernelError("low: expected a contiguous tensor, found a strided one; make it so")
+    if aux is not None:
+        q = aux.latents_Q.shape[0]
+        for tensor, shape in ((aux.enc_QD, (q, d)), (aux.dec_QD, (q, d)), (aux.b_Q, (q,))):
+            check_tensor("aux", tensor, shape, like=x_BD, kernel=kernel)

@@ -130,9 +130,11 @@ class _SparseDecode(torch.autograd.Function):
         values_type, W_type, b_type = ctx.types
         if ctx.needs_input_grad[0]:
             g_values = _row_products(g_BD, indices_BK, W_ND, ctx.kernel).to(values_type)
-        groups = group_by_latent(values_BK, indices_BK, W_ND.shape[0], kernel=ctx.kernel)
-        g_W = sparse_outer(groups, values_BK, g_BD, kernel=ctx.kernel)
-        return g_values, None, g_W.to(W_type), g_BD.sum(0).to(b_type), None
+        g_W = None
+        if ctx.needs_input_grad[2]:
+            groups = group_by_latent(values_BK, indices_BK, W_ND.shape[0], kernel=ctx.kernel)
+            g_W = sparse_outer(groups, values_BK, g_BD, kernel=ctx.kernel).to(W_type)
+        return g_values, None, g_W, g_BD.sum(0).to(b_type), None
 
 
 def decode_reference(

@@ -70,7 +70,7 @@ def group_by_latent(
         check_indices("indices", indices_BK, (rows, k), n, values_BK.device)
     if chosen == "triton":
         # Sorts what it need not, but nothing has to wait to learn how many pairs are active.
-        latents_P = torch.where(values_BK != 0, indices_BK, n).to(torch.int32).view(-1)
+        latents_P = torch.where(values_BK != 0, indices_BK, n).to(torch.int32).reshape(-1)
         latents_P, order_P = torch.sort(latents_P, stable=True)
         bounds = torch.arange(n + 1, dtype=torch.int32, device=values_BK.device)
         return LatentGroups(indices_BK, torch.searchsorted(latents_P, bounds), order_P)
@@ -137,7 +137,8 @@ def sparse_outer(
         )
         return out_ND
     kept_BK = torch.zeros_like(coefficients_BK, memory_format=torch.contiguous_format)
-    kept_BK.view(-1)[groups.pairs_P] = coefficients_BK.detach().reshape(-1)[groups.pairs_P]
+    pairs_P = groups.pairs_P[: int(groups.offsets_N1[-1])]
+    kept_BK.view(-1)[pairs_P] = coefficients_BK.detach().reshape(-1)[pairs_P]
     z_BN = y_BD.new_zeros(y_BD.shape[0], groups.n).scatter_add(1, groups.indices_BK, kept_BK)
     total_ND = z_BN.T @ y_BD.detach()
     return out_ND.add_(total_ND) if accumulate else out_ND.copy_(total_ND)

@@ -63,12 +63,12 @@ def _codes(plan: Plan, pre_BQ: torch.Tensor) -> torch.Tensor:
 
 
 def _add_product_over_rows(total_QD: torch.Tensor, a_BQ: torch.Tensor, b_BD: torch.Tensor) -> None:
-    # total += a^T b, in short pieces: on a CPU a long sum would be split by the number of threads,
-    # and the last bits with it.
-    short = SHORT_SUM if a_BQ.device.type == "cpu" else a_BQ.shape[0]
+    # total += a^T b. On a CPU in short pieces: a long sum would be split by the number of threads,
+    # and the last bits with it. Products of 16-bit numbers are added in float32.
+    if a_BQ.device.type == "cuda" and a_BQ.dtype != total_QD.dtype:
+        total_QD += torch.mm(a_BQ.T, b_BD, out_dtype=total_QD.dtype)
+        return
+    short = SHORT_SUM if a_BQ.device.type == "cpu" else max(1, a_BQ.shape[0])
     for start in range(0, a_BQ.shape[0], short):
         a_SQ, b_SD = a_BQ[start : start + short], b_BD[start : start + short]
-        if a_SQ.dtype == total_QD.dtype:
-            total_QD.addmm_(a_SQ.T, b_SD)
-        else:
-            total_QD += a_SQ.T @ b_SD
+        total_QD.addmm_(a_SQ.T.to(total_QD.dtype), b_SD.to(total_QD.dtype))

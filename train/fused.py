@@ -51,7 +51,10 @@ class FusedStepper:
         rows = x_BD.shape[0]
         W_enc_ND, W_dec_ND = self._matrix("W_enc"), self._matrix("W_dec")
         b_enc_N, b_dec_D = state.params["b_enc"], state.params["b_dec"]
-        dead_Q = state.dead_N(plan.dead_rows).nonzero()[:, 0]
+        dead_N = state.dead_N(plan.dead_rows)
+        # Where AuxK wants them, the dead latents' number must be known here: the device is waited
+        # for at the start of a step, when it is idle anyway.
+        dead_Q = dead_N.nonzero()[:, 0] if plan.k_aux else None
         centred_BD = (x_BD - b_dec_D).to(self.dtype)
         values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
         weight_B = row_weights(plan, x_BD)
@@ -60,7 +63,7 @@ class FusedStepper:
             *operands, kernel=plan.kernel, trusted=True, residual_dtype=self.dtype
         )
         aux, aux_sum = None, torch.zeros((), dtype=torch.float64, device=x_BD.device)
-        if plan.k_aux and dead_Q.numel():
+        if dead_Q is not None and dead_Q.numel():
             encoder = (W_enc_ND, b_enc_N)
             aux, aux_sum = auxk_gradients(
                 plan, encoder, W_dec_ND, centred_BD, residual.r_BD, dead_Q
@@ -75,10 +78,11 @@ class FusedStepper:
         squares_B = residual.squares_B.double()
         weighted = (squares_B * weight_B).sum()
         loss = (weighted + plan.aux_coefficient * aux_sum) / denominator
-        measured = (loss, squares_B.sum() / variance, (values_BK > 0).sum() / rows)
-        # One wait for the device in a step, after everything was handed to it.
-        loss_, fvu, l0 = torch.stack([one.double() for one in measured]).tolist()
-        return StepResult(loss_, fvu, l0, int(dead_Q.numel()))
+        active = (values_BK > 0).sum() / rows
+        measured = (loss, squares_B.sum() / variance, active, dead_N.sum())
+        # One more wait, after everything was handed to the device.
+        loss_, fvu, l0, dead = torch.stack([one.double() for one in measured]).tolist()
+        return StepResult(loss_, fvu, l0, int(dead))
 
     def _matrix(self, name: str) -> torch.Tensor:
         matrices = self.low or self.state.params

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from isae import __version__
+from isae.device import use_device
 from isae.errors import DataError, unknown_name
 from isae.files import write_json
 from isae.interrupts import Interrupts, deferred_interrupts
@@ -57,6 +58,7 @@ def train(
     if config.layer not in store.layers:
         raise unknown_name("layer", config.layer, store.layers)
     layer = store.layers[config.layer]
+    use_device(config.device)
     plan = make_plan(config, layer, layer.rows > layer.train_rows)
     folder = RunFolder(out)
     run = _Run(config, plan, store, folder, reporter)  # refuses what cannot be trained on

@@ -139,6 +139,12 @@ def _precision(config: TrainConfig, kernel: str, device: str) -> str:
         config.precision,
         "leave --precision out, or use --kernel triton",
     )
+    check(
+        not (config.precision == "bfloat16" and interpreted(kernel, device)),
+        "precision float32 in Triton's interpreter, which rounds bfloat16 in its own way",
+        config.precision,
+        "leave --precision out",
+    )
     return config.precision
 
 

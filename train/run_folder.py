@@ -100,6 +100,7 @@ class RunFolder:
 
     def _compare(self, identity: Mapping[str, Any]) -> None:
         before = _flat(self._read_config() or {})
+        before.setdefault("plan.precision", "float32")  # runs from before there was a choice
         now = _flat(json.loads(json.dumps(dict(identity))))
         keys = [
             key

@@ -87,7 +87,10 @@ class ActivationSource(Protocol):
 
 def scaled(rows_RC: Array, scale: float, device: torch.device) -> torch.Tensor:
     """Stored rows times the run's scalar, float32 on `device`."""
-    return torch.from_numpy(rows_RC).to(device=device, dtype=torch.float32) * scale
+    rows = torch.from_numpy(rows_RC)
+    if device.type == "cuda":  # in the stored type and without waiting
+        rows = rows.pin_memory().to(device, non_blocking=True)
+    return rows.float() * scale
 
 
 def refuse_bad_rows(store: ActivationSource, layer: str) -> None:

@@ -223,7 +223,7 @@ def _calls(b: int, d: int, n: int, k: int) -> dict[str, Callable[[], object]]:
         "topk_encode bf16": lambda: encode_triton(x, w, _meta(n), k),
         "topk_encode tf32": lambda: _encode_float32("high", b, d, n, k),
         "topk_encode ieee": lambda: _encode_float32("highest", b, d, n, k),
-        "topk of AuxK": lambda: topk_triton(_meta(b, q), min(k_aux, q)),
+        "topk of AuxK": lambda: topk_triton(_meta(b, q, dtype=half), min(k_aux, q)),
         "sparse_decode": lambda: decode_triton(values, indices, w, _meta(d)),
         "value gradients": lambda: row_products_triton(x, indices, w),
         "decode_residual bf16": lambda: decode_residual_triton(

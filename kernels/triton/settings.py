@@ -43,7 +43,8 @@ def architecture(device: torch.device) -> int:
     if device.type != "cuda":
         return DEFAULT_ARCHITECTURE
     major, _ = torch.cuda.get_device_capability(device)
-    return 80 if major < 9 else 90 if major == 9 else 100
+    # Consumer GPUs from 12 on have the shared memory of 8.
+    return 80 if major < 9 or major >= 12 else 90 if major == 9 else 100
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -28,8 +28,12 @@ CHUNK_BYTES = 2 << 30
 """Pre-activations of a chunk at most; every chunk reads all of W once."""
 DIRECT = 1024
 """Up to so many latents, rows are searched without blocks."""
+MOST_K = 4096
+"""Active latents: no more than there are blocks."""
 MOST_BLOCKS = 8192
 """Block maxima that one program holds."""
+MOST_LATENTS = MOST_BLOCKS * 128
+"""Latents: a block is at most as wide as the narrowest tile."""
 SELECT_ITEMS = 2048
 """Numbers that one program of the selection holds: it takes several rows where they are short."""
 SORT_ITEMS = 8192
@@ -199,6 +203,7 @@ def encode_triton(
     x_BD: torch.Tensor, W_ND: torch.Tensor, b_N: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Values float32 [B, K] and indices int64 [B, K] (no checks, no gradients)."""
+    _check_size(W_ND.shape[0], k)
     x_BD, W_ND, b_N = _rows_dense(x_BD), _rows_dense(W_ND), b_N.contiguous()
     rows, n = x_BD.shape[0], W_ND.shape[0]
     device = x_BD.device
@@ -207,18 +212,10 @@ def encode_triton(
     kind = precision(x_BD.dtype)
     tile = ENCODE_TILES[architecture(device), kind]
     group = group_size(n, k)
-    if group > tile.block_n:
-        most = MOST_BLOCKS * tile.block_n
-        raise KernelError(
-            f"W_enc: expected at most {most:,} latents for kernel 'triton' in {x_BD.dtype}, found "
-            f"{n:,}; use kernel 'reference', or 16-bit operands, which take more"
-        )
     padded = -(-n // group) * group
     chunk = chunk_rows(rows, padded, tile)
     pre_CN = torch.empty(chunk, padded, dtype=torch.float32, device=device)
-    maxima_CM = torch.empty(chunk, padded // group, dtype=torch.float32, device=device)
-    if group == 1:
-        maxima_CM = pre_CN
+    maxima_CM = pre_CN if group == 1 else pre_CN.new_empty(chunk, padded // group)
     for start in range(0, rows, chunk):
         x_CD = x_BD[start : start + chunk]
         _launch_product(x_CD, W_ND, b_N, pre_CN, maxima_CM, tile, group, kind)
@@ -235,13 +232,22 @@ def encode_triton(
 def topk_triton(pre_BN: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k largest of given finite pre-activations [B, N], as `encode_triton` takes them."""
     rows, n = pre_BN.shape
+    _check_size(n, k)
     group = group_size(n, k)
-    pre_BN = torch.nn.functional.pad(pre_BN + 0.0, (0, -n % group), value=-torch.inf)
+    pre_BN = torch.nn.functional.pad(pre_BN.float() + 0.0, (0, -n % group), value=-torch.inf)
     maxima_BM = pre_BN if group == 1 else pre_BN.view(rows, -1, group).amax(2)
     values_BK = torch.empty(rows, k, dtype=torch.float32, device=pre_BN.device)
     indices_BK = torch.empty(rows, k, dtype=torch.int64, device=pre_BN.device)
     _launch_selection(pre_BN, maxima_BM, values_BK, indices_BK, group)
     return values_BK, indices_BK
+
+
+def _check_size(n: int, k: int) -> None:
+    if n > MOST_LATENTS or k > MOST_K:
+        raise KernelError(
+            f"expected at most {MOST_LATENTS:,} latents and k of at most {MOST_K:,} for kernel "
+            f"'triton', found {n:,} and {k:,}; use kernel 'reference'"
+        )
 
 
 def group_size(n: int, k: int) -> int:
@@ -258,7 +264,7 @@ def group_size(n: int, k: int) -> int:
 def chunk_rows(rows: int, padded: int, tile: Tile) -> int:
     """Rows of a chunk: whole tiles, a small part of all rows, bounded in bytes."""
     wanted = min(int(rows * CHUNK_SHARE), CHUNK_BYTES // (4 * padded))
-    return min(rows, max(1, wanted // tile.block_c) * tile.block_c)
+    return max(1, min(rows, max(1, wanted // tile.block_c) * tile.block_c))
 
 
 def _rows_dense(matrix: torch.Tensor) -> torch.Tensor:

@@ -122,7 +122,7 @@ def test_a_full_disk_ends_in_one_line(
     [
         (["--k", "300"], "expected k <= 256"),
         (["--layer", "mixed3x"], "unknown layer 'mixed3x': nearest: mixed3a"),
-        (["--kernel", "triton"], "unknown kernel 'triton'"),
+        (["--kernel", "cuda"], "unknown kernel 'cuda'"),
         (["--device", "tpu"], "expected --device auto, cpu, cuda"),
         (["--epochs", "3"], "steps or epochs"),
         (["--resume", "--overwrite"], "--resume or --overwrite"),

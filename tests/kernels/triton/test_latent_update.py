@@ -7,6 +7,7 @@ import torch
 
 from isae.errors import KernelError
 from isae.kernels import AuxGradients, Parameter, group_by_latent, latent_update
+from isae.kernels.triton.sparse_outer import SPLIT
 
 ROWS, D, N, K = 43, 21, 37, 4
 CASES = {
@@ -17,7 +18,7 @@ CASES = {
     "aux": {"aux": True, "unit": True},
     "clipped": {"clip": 0.2},
     "bf16 copies": {"low": True, "unit": True},
-    "hot latent": {"hot": True, "rows": 1100, "unit": True},
+    "hot latent": {"hot": True, "rows": 2 * SPLIT + 600, "unit": True},
 }
 
 
@@ -53,7 +54,10 @@ def run(
         if hot:
             indices[:, 0] = torch.where((indices == 3).any(1), indices[:, 0], 3)
         g_values = torch.where(values > 0, g_values, 0.0)
+        if hot:
+            values[:, 0] += 0.1
         groups = group_by_latent(values, indices, N, kernel=kernel)
+        assert not hot or int(groups.counts_N.max()) > 2 * SPLIT
         latents = torch.tensor([0, 8, 36])
         extra = AuxGradients(latents, draw(3, D), draw(3, D), draw(3)) if aux else None
         x, r = draw(rows, D), draw(rows, D)

@@ -61,6 +61,21 @@ def test_sparse_decode(rows: int, d: int, n: int, k: int, dtype: torch.dtype) ->
         assert torch.allclose(W.grad.double(), want, rtol=2.0**-8, atol=1e-5)
 
 
+def test_strided_inputs() -> None:
+    values, indices = codes(4, 9, 3)
+    W = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    x, weight = torch.zeros(4, 5), torch.ones(4)
+    want = decode_residual(values, indices, W, x[0], x, weight, kernel="triton")
+    values_t, indices_t = values.T.contiguous().T, indices.T.contiguous().T
+    W_t, x_t = W.T.contiguous().T.requires_grad_(), x.T.contiguous().T
+    found = decode_residual(values_t, indices_t, W_t.detach(), x[0], x_t, weight, kernel="triton")
+    for one, other in zip(found, want, strict=True):
+        assert torch.equal(one, other)
+    out = sparse_decode(values_t, indices_t, W_t, kernel="triton")
+    out.sum().backward()
+    close(W_t.grad, dense(values, indices, 9).T @ torch.ones(4, 5).double(), 4)
+
+
 def test_repeated_indices_add_up() -> None:
     W = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     out = sparse_decode(torch.ones(1, 3), torch.tensor([[2, 2, 2]]), W, kernel="triton")
@@ -92,7 +107,9 @@ def test_decode_residual(rows: int, d: int, n: int, k: int, dtype: torch.dtype) 
 @pytest.mark.parametrize(("rows", "d", "n", "k"), [*SHAPES, (2 * SPLIT + 31, 3, 5, 2)])
 def test_sparse_outer(rows: int, d: int, n: int, k: int, accumulate: bool) -> None:
     values, indices = codes(rows, n, k)
-    indices[:, 0] = 0 if k == 1 else indices[:, 0]
+    if rows > 2 * SPLIT:
+        indices[:, 0], indices[:, 1] = 0, 1
+        values[:, 0] += 0.1
     generator = torch.Generator().manual_seed(3)
     y = torch.randn(rows, d, generator=generator)
     groups = group_by_latent(values, indices, n, kernel="triton")
@@ -102,6 +119,7 @@ def test_sparse_outer(rows: int, d: int, n: int, k: int, accumulate: bool) -> No
         pairs = groups.pairs_P[groups.offsets_N1[latent] : groups.offsets_N1[latent + 1]]
         assert torch.equal(pairs, ((indices == latent) & active).view(-1).nonzero()[:, 0])
     out = torch.full((n, d), 0.5) if accumulate else None
+    assert rows <= 2 * SPLIT or int(groups.counts_N.max()) > 2 * SPLIT
     found = sparse_outer(groups, values, y, out_ND=out, accumulate=accumulate, kernel="triton")
     close(found, dense(values, indices, n).T @ y.double() + (0.5 if accumulate else 0), rows)
 

@@ -9,6 +9,8 @@ import torch
 from isae.errors import DataError, KernelError
 from isae.kernels import topk_encode
 from isae.kernels.topk_encode import topk, topk_reference
+from isae.kernels.triton.settings import ENCODE_TILES
+from isae.kernels.triton.topk_encode import chunk_rows, group_size
 
 SHAPES = [
     (1, 1, 1, 1),
@@ -126,6 +128,29 @@ def test_bad_numbers_raise(bad: float) -> None:
     big = torch.full((3, 4), 3e38)
     with pytest.raises(DataError, match="pre-activations"), np.errstate(all="ignore"):
         topk_encode(big, torch.where(W > 0, 3.0, -3.0), b, 3, kernel="triton")
+
+
+@pytest.mark.parametrize("workload", [(8192, 8192, 32), (16384, 65536, 64), (8192, 1 << 20, 64)])
+def test_memory_beyond_the_outputs_is_bounded(workload: tuple[int, int, int]) -> None:
+    rows, n, k = workload
+    group = group_size(n, k)
+    padded = -(-n // group) * group
+    for tile in ENCODE_TILES.values():
+        chunk = chunk_rows(rows, padded, tile)
+        extra = 4 * chunk * (padded + padded // group)
+        assert extra + 12 * rows * k <= rows * n * 4 / 16
+
+
+def test_no_rows() -> None:
+    values, indices = topk_encode(torch.ones(0, 3), torch.ones(5, 3), torch.ones(5), 2)
+    ours = topk_encode(torch.ones(0, 3), torch.ones(5, 3), torch.ones(5), 2, kernel="triton")
+    assert ours[0].shape == values.shape == (0, 2)
+    assert ours[1].shape == indices.shape
+
+
+def test_too_many_latents_or_active_ones_are_refused() -> None:
+    with pytest.raises(KernelError, match="k of at most 4,096"):
+        topk_encode(torch.ones(1, 1), torch.ones(5000, 1), torch.ones(5000), 4097, kernel="triton")
 
 
 def test_wrong_inputs_are_refused_before_any_launch() -> None:
