@@ -73,8 +73,8 @@ def test_bad_options_are_named() -> None:
         TrainConfig("layer", lr=-1.0)
     with pytest.raises(UnknownNameError, match=r"unknown recipe 'topp': nearest: topk"):
         TrainConfig("layer", recipe="topp")
-    with pytest.raises(UnknownNameError, match="unknown kernel 'triton'"):
-        TrainConfig("layer", kernel="triton")
+    with pytest.raises(UnknownNameError, match="unknown kernel 'cuda'"):
+        TrainConfig("layer", kernel="cuda")
     with pytest.raises(ConfigError, match="expected k <= 16"):
         make_plan(TrainConfig("layer", latents=16), Layer(), True)
     with pytest.raises(ConfigError, match="held-out rows"):
