@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def content(batches: list[ImageBatch]) -> list[tuple[object, ...]]:
 def child_processes() -> set[int]:
     children: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        children |= {int(pid) for pid in (task / "children").read_text().split()}
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread ended meanwhile
+            children |= {int(pid) for pid in (task / "children").read_text().split()}
     return children
 
 
