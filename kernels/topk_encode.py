@@ -59,7 +59,7 @@ def topk_encode(
     x, W_enc and b_enc: gradients flow where a value is > 0. `kernel`: auto | triton | cpu |
     reference.
     Raises KernelError for shapes, dtypes, devices or k that do not fit, DataError for NaN or
-    infinity in an input or a pre-activation that overflows. Source: arXiv 2406.04093.
+    infinity in an input or among the chosen pre-activations. Source: arXiv 2406.04093.
     """
     chosen = choose_kernel(kernel, x_BD.device)
     check_tensor("x", x_BD, (None, None), kernel=chosen)
