@@ -65,6 +65,9 @@ def train(
     aux_coefficient: Annotated[
         float | None, typer.Option(help="Weight of AuxK (topk 1/32; none with ksae).")
     ] = None,
+    clip: Annotated[
+        float, typer.Option(help="Longest gradient of each row of W_enc and W_dec; 0: not clipped.")
+    ] = 0.0,
     kernel: Annotated[str, typer.Option(help="auto, triton, cpu, or reference (dense).")] = "auto",
     precision: Annotated[
         str, typer.Option(help="Of products: auto, float32, bfloat16 (kernel triton).")
@@ -117,6 +120,7 @@ def train(
         tied=tied,
         dead_rows=dead_rows,
         aux_coefficient=aux_coefficient,
+        clip=clip,
         seed=seed,
         kernel=kernel,
         precision=precision,

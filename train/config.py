@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from isae.config import check
@@ -55,6 +56,12 @@ class TrainConfig:
     one epoch."""
     aux_coefficient: float | None = None
     """Weight of the AuxK loss; None: 1/32 (topk), 0 (ksae, which may not have it)."""
+    clip: float = 0.0
+    """Gradient clipping by latent, 0: off. The gradient of the loss (see isae.train.step) with
+    respect to each row of W_enc and of W_dec (to the one row where tied), for W_dec of topk without
+    its part along the decoder row, is shortened to at most this length before Adam. Biases are not
+    clipped. Adam undoes a factor common to all steps: a length near the usual one keeps single
+    steps from standing out, a much smaller one only evens out all of them."""
     seed: int = 0
     """Of initial weights, of the order of rows and of samples."""
     kernel: str = "auto"
@@ -108,6 +115,7 @@ class TrainConfig:
         check(fraction is None or 0 <= fraction < 1, "0 <= decay fraction < 1", fraction)
         weight = self.aux_coefficient
         check(weight is None or 0 <= weight < 10, "0 <= AuxK coefficient < 10", weight)
+        check(0 <= self.clip < math.inf, "clip >= 0 and finite", self.clip, "0 turns it off")
         check(
             self.recipe != "ksae" or not weight,
             "no AuxK with the recipe ksae, whose loss has none",

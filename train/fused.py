@@ -118,6 +118,7 @@ class FusedStepper:
             step=state.step,
             grad_scale=scale,
             unit=plan.unit_norm,
+            clip=plan.clip,
             aux=aux,
             kernel=plan.kernel,
         )

@@ -38,6 +38,8 @@ class Plan:
     """Dead latents that AuxK lets reconstruct the residual; 0: no AuxK."""
     aux_coefficient: float
     """Weight of AuxK."""
+    clip: float
+    """Longest gradient of a row of W_enc or W_dec; 0: not clipped."""
     dead_rows: int
     """Rows without firing that make a latent dead."""
     micro_batch: int
@@ -113,6 +115,7 @@ def make_plan(config: TrainConfig, layer: Layer, has_holdout: bool) -> Plan:
         relative_loss=not topk,
         k_aux=max(1, layer.channels // 2) if aux else 0,
         aux_coefficient=aux,
+        clip=config.clip,
         dead_rows=config.dead_rows or min(DEAD_ROWS, layer.train_rows),
         micro_batch=micro,
         pieces=pieces,

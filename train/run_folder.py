@@ -100,7 +100,9 @@ class RunFolder:
 
     def _compare(self, identity: Mapping[str, Any]) -> None:
         before = _flat(self._read_config() or {})
-        before.setdefault("plan.precision", "float32")  # runs from before there was a choice
+        # Runs from before there was a choice.
+        before.setdefault("plan.precision", "float32")
+        before.setdefault("plan.clip", 0.0)
         now = _flat(json.loads(json.dumps(dict(identity))))
         keys = [
             key

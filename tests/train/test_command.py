@@ -125,6 +125,7 @@ def test_a_full_disk_ends_in_one_line(
         (["--kernel", "cuda"], "unknown kernel 'cuda'"),
         (["--device", "tpu"], "expected --device auto, cpu, cuda"),
         (["--epochs", "3"], "steps or epochs"),
+        (["--clip", "-0.5"], "expected clip >= 0 and finite, found -0.5"),
         (["--resume", "--overwrite"], "--resume or --overwrite"),
     ],
 )

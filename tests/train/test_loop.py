@@ -176,6 +176,20 @@ def test_resuming_asks_only_for_options_that_change_the_result(
     assert train(short(**otherwise), memory_store(), tmp_path / "run", resume=True) == summary
 
 
+def test_runs_from_before_an_option_are_runs_with_its_default(
+    memory_store: MakeStore, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    summary = train(short(), memory_store(), run)
+    config = json.loads((run / "config.json").read_text())
+    for name in ("clip", "precision"):
+        del config["plan"][name]
+    (run / "config.json").write_text(json.dumps(config))
+    assert train(short(), memory_store(), run, resume=True) == summary
+    with pytest.raises(RunError, match=r"plan\.clip: run 0\.0, now 0\.5"):
+        train(short(clip=0.5), memory_store(), run, resume=True)
+
+
 def test_overwriting_needs_a_run_that_can_be_made(memory_store: MakeStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
     summary = train(short(), memory_store(), run)

@@ -71,6 +71,10 @@ def test_bad_options_are_named() -> None:
         TrainConfig("layer", steps=3, epochs=3)
     with pytest.raises(ConfigError, match="0 < lr < 1"):
         TrainConfig("layer", lr=-1.0)
+    for clip in (-1.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="clip >= 0 and finite"):
+            TrainConfig("layer", clip=clip)
+    assert make_plan(TrainConfig("layer", clip=0.5), Layer(), True).clip == 0.5
     with pytest.raises(UnknownNameError, match=r"unknown recipe 'topp': nearest: topk"):
         TrainConfig("layer", recipe="topp")
     with pytest.raises(UnknownNameError, match="unknown kernel 'cuda'"):
