@@ -7,11 +7,12 @@ import os
 # Triton settles at its import whether kernels are interpreted; here no kernel is compiled.
 os.environ["TRITON_INTERPRET"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,6 +31,15 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the photos in ../shared/data, which are not part of the repository")
     return folder
+
+
+@pytest.fixture
+def nan_filled_allocations() -> Iterator[None]:
+    """torch.empty gives NaN (integers: their maximum), so that an unwritten output is seen."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

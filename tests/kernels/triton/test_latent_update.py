@@ -7,6 +7,7 @@ import torch
 
 from isae.errors import KernelError
 from isae.kernels import AuxGradients, Parameter, group_by_latent, latent_update
+from isae.kernels.adam_update import Adam
 from isae.kernels.triton.sparse_outer import SPLIT
 
 ROWS, D, N, K = 43, 21, 37, 4
@@ -85,6 +86,30 @@ def test_equals_the_reference_in_float64(case: str, kernel: str) -> None:
         # Adam divides by the root of v: float32's rounding of the gradient stays relative to it.
         scale = float(expected.abs().max()) + 1e-3
         assert float((found.double() - expected).abs().max()) <= 3e-5 * scale
+
+
+def test_every_pair_of_a_split_latent_counts_in_its_bias() -> None:
+    # Sums of integers are exact: one pair left out, or taken twice, changes them by at least 1.
+    rows = 2 * SPLIT + 77
+    generator = torch.Generator().manual_seed(2)
+    g_values = torch.randint(1, 100, (rows, 2), generator=generator).float()
+    indices = torch.tensor([1, 2]).repeat(rows, 1)
+    values = torch.ones(rows, 2)
+    values[5:, 1] = 0  # latent 2 is active in five rows only
+    g_values[5:, 1] = 0
+    groups = group_by_latent(values, indices, 4, kernel="triton")
+    parts = [parameter(torch.zeros(shape), False) for shape in ((4, 1), (4, 1), (4,))]
+    parts[0].value[:] = torch.tensor([[3.0], [5.0], [7.0], [11.0]])
+    ones = torch.ones(rows, 1)
+    through = latent_update(
+        groups, values, g_values, ones, ones, *parts,
+        lr=0.1, step=1, adam=Adam(beta1=0.5), kernel="triton",
+    )  # fmt: skip
+    first, second = float(g_values[:, 0].sum()), float(g_values[:5, 1].sum())
+    assert parts[2].first.tolist() == [0, first / 2, second / 2, 0]
+    assert parts[0].first[:, 0].tolist() == [0, first / 2, second / 2, 0]
+    assert parts[1].first[:, 0].tolist() == [0, rows / 2, 2.5, 0]
+    assert through.tolist() == [5 * first + 7 * second]
 
 
 def test_the_reference_is_adam_on_the_dense_gradient() -> None:

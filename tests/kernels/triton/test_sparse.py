@@ -104,7 +104,9 @@ def test_decode_residual(rows: int, d: int, n: int, k: int, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize(("rows", "d", "n", "k"), [*SHAPES, (2 * SPLIT + 31, 3, 5, 2)])
+@pytest.mark.parametrize(
+    ("rows", "d", "n", "k"), [*SHAPES, (2 * SPLIT + 31, 3, 5, 2), (2 * SPLIT + 1, 1, 3, 2)]
+)
 def test_sparse_outer(rows: int, d: int, n: int, k: int, accumulate: bool) -> None:
     values, indices = codes(rows, n, k)
     if rows > 2 * SPLIT:
