@@ -6,6 +6,7 @@ time and measured. Shapes: C rows of a chunk, D channels, N latents.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,19 @@ ENCODE_TILES = {
     (100, "ieee"): Tile(64, 128, 32, 8, 3),
 }
 
+UNALIGNED_TILES = {
+    (80, "half"): Tile(64, 128, 32, 8, 2),
+    (80, "tf32"): Tile(64, 128, 32, 8, 3),
+    (80, "ieee"): Tile(32, 128, 32, 8, 3),
+    (90, "half"): Tile(64, 128, 32, 8, 2),
+    (90, "tf32"): Tile(128, 128, 32, 8, 3),
+    (90, "ieee"): Tile(64, 128, 32, 8, 3),
+    (100, "half"): Tile(64, 128, 32, 8, 2),
+    (100, "tf32"): Tile(128, 128, 32, 8, 3),
+    (100, "ieee"): Tile(64, 128, 32, 8, 3),
+}
+"""Of rows of odd length: single numbers are read, and 16-bit ones go through registers."""
+
 
 def architecture(device: torch.device) -> int:
     """Compute capability as one of the numbers that tiles are kept for."""
@@ -55,6 +69,11 @@ def precision(dtype: torch.dtype) -> str:
     if dtype in (torch.float16, torch.bfloat16):
         return "half"
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def common_unit(*sizes: int) -> int:
+    """The largest power of two, 16 at most, that divides all sizes."""
+    return math.gcd(16, *sizes)
 
 
 def power_of_two(value: int, least: int = 1) -> int:
