@@ -104,6 +104,51 @@ def train(
     _end(measured, out, as_json, lambda: _tables().training_table(measured))
 
 
+@app.command()
+def quality(
+    store: Annotated[Path, typer.Argument(help="An activation store with held-out rows.")],
+    layer: Annotated[str, typer.Option(help="A layer of the store.")] = "mixed4c",
+    kernels: Annotated[
+        str, typer.Option(help="Kernels of isae; the first is compared with everything else.")
+    ] = "auto,reference",
+    peers: Annotated[str, typer.Option(help="Comma-separated, or none.")] = "sparsify",
+    device: DeviceOption = "auto",
+    latents: Annotated[int, typer.Option(min=1, help="Dictionary size.")] = 8192,
+    k: Annotated[int, typer.Option(min=1, help="Active latents per row.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 4096,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of every trainer.")] = 60,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
+    dead_rows: Annotated[
+        int, typer.Option(min=1, help="Rows without firing that make a latent dead, for AuxK.")
+    ] = 100_000,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 3,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train on the same rows with several trainers: held-out FVU and dead latents, paired."""
+    from isae.benchmarks.peers import chosen_peers
+    from isae.benchmarks.quality import bench_quality
+    from isae.device import resolve_device
+
+    measured = bench_quality(
+        store,
+        layer,
+        kernels=[name.strip() for name in kernels.split(",")],
+        peers=chosen_peers(peers),
+        device=resolve_device(device),
+        k=k,
+        latents=latents,
+        batch=batch_size,
+        steps=steps,
+        lr=lr,
+        dead_rows=dead_rows,
+        seeds=tuple(range(seeds)),
+        note=reporter(quiet).say,
+    )
+    _end(measured, out, as_json, lambda: _tables().quality_table(measured))
+
+
 def compile_all(workload: str) -> list[dict[str, Any]]:
     """Compile ahead of time, in a process that has not imported Triton's interpreter.
 

@@ -37,6 +37,9 @@ class Trainer(Protocol):
     def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
         """x_hat of the present parameters."""
 
+    def fired(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Which latents are active in some row, bool [N]."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -93,6 +96,13 @@ class Sparsify:
         out: torch.Tensor = self.sae(x_BD).sae_out
         return out
 
+    def fired(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Its encoder's choice, where positive."""
+        codes = self.sae.encode(x_BD)
+        fired_N = torch.zeros_like(self.since_fired_N, dtype=torch.bool)
+        fired_N[codes.top_indices[codes.top_acts > 0]] = True
+        return fired_N
+
 
 class SaeLens:
     """SAELens: dense TopK training SAE under its own SAETrainer."""
@@ -121,6 +131,7 @@ class SaeLens:
             total_training_samples=work.rows * max(job.steps, 1),
             train_batch_size_samples=work.rows,
             lr=job.lr,
+            lr_end=job.lr,
             device=str(job.device),
             autocast=dtype == "bfloat16",
             dead_feature_window=max(1, job.dead_rows // work.rows),
@@ -137,6 +148,10 @@ class SaeLens:
         """Its forward pass."""
         out: torch.Tensor = self.sae(x_BD)
         return out
+
+    def fired(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Columns of its codes with a positive value."""
+        return _any_positive(self.sae.encode(x_BD))
 
 
 class DictionaryLearning:
@@ -175,6 +190,10 @@ class DictionaryLearning:
         """Its forward pass."""
         out: torch.Tensor = self.trainer.ae(x_BD)
         return out
+
+    def fired(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Columns of its codes with a positive value."""
+        return _any_positive(self.trainer.ae.encode(x_BD))
 
 
 PEERS: dict[str, Any] = {one.name: one for one in (Sparsify, SaeLens, DictionaryLearning)}
@@ -223,6 +242,10 @@ def fastest(
     if not times:
         raise RunError(str(next(iter(trials.values()))))
     return peer(job, min(times, key=lambda dtype: times[dtype])), trials
+
+
+def _any_positive(codes_BN: torch.Tensor) -> torch.Tensor:
+    return (codes_BN.to_dense() > 0).any(0)
 
 
 def _trial(

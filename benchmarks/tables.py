@@ -72,13 +72,13 @@ def _trainer_line(row: Mapping[str, Any]) -> str:
 def compile_table(rows: list[Mapping[str, Any]]) -> str:
     """The table of `isae-bench kernels --compile-only`."""
     lines = [
-        f"{'W':1} {'arch':6} {'kernel':16} {'operation':20} {'regs':>5} {'spilled':>8} "
+        f"{'W':5} {'arch':6} {'kernel':16} {'operation':20} {'regs':>5} {'spilled':>8} "
         f"{'shared KiB':>11}"
     ]
     for row in rows:
         name = row["kernel"].strip("_").removesuffix("_kernel")
         lines.append(
-            f"{row['workload']:1} sm_{row['architecture']:<3} {name:16.16} "
+            f"{row['workload']:5} sm_{row['architecture']:<3} {name:16.16} "
             f"{row['operation']:20.20} {row['registers']:5} {row['spilled']:8} "
             f"{row['shared'] / 1024:11.1f}"
         )
@@ -88,3 +88,24 @@ def compile_table(rows: list[Mapping[str, Any]]) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3f}" if seconds < 10 else f"{seconds * 1e3:.0f}"
+
+
+def quality_table(result: dict[str, Any]) -> str:
+    """Held-out FVU and dead latents of each trainer, then the first against the others."""
+    store, settings = result["store"], result["settings"]
+    lines = [
+        f"{store['layer']}: {store['channels']} channels, {settings['latents']:,} latents, "
+        f"{settings['steps']} steps of {settings['batch']:,} rows",
+        f"{'trainer':<20}{'seed':>5}{'FVU':>9}{'dead':>8}{'s':>8}",
+    ]
+    lines += [
+        f"{run['name']:<20}{run['seed']:>5}{run['fvu']:>9.4f}{run['dead']:>8.2%}"
+        f"{run['seconds']:>8.1f}"
+        for run in result["runs"]
+    ]
+    lines += [
+        f"{result['runs'][0]['name']} against {pair['against']}: FVU "
+        f"{pair['fvu_relative_mean']:+.2%}, dead {pair['dead_difference_mean']:+.2%}"
+        for pair in result["against_first"]
+    ]
+    return "\n".join(lines)

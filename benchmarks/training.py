@@ -84,11 +84,21 @@ class Ours:
 
     def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
         """x_hat of the float32 parameters."""
-        state, kernel = self.state, self.plan.evaluation_kernel
-        b_dec_D = state.params["b_dec"]
-        operands = (x_BD - b_dec_D, state.W_enc_ND, state.params["b_enc"])
-        codes = topk_encode(*operands, self.plan.k, kernel=kernel)
-        return sparse_decode(*codes, state.params["W_dec"], b_dec_D, kernel=kernel)
+        params = self.state.params
+        decoder = (params["W_dec"], params["b_dec"])
+        return sparse_decode(*self._codes(x_BD), *decoder, kernel=self.plan.evaluation_kernel)
+
+    def fired(self, x_BD: torch.Tensor) -> torch.Tensor:
+        """Which latents are active in some row, bool [N]."""
+        values_BK, indices_BK = self._codes(x_BD)
+        fired_N = torch.zeros(self.plan.n, dtype=torch.bool, device=x_BD.device)
+        fired_N[indices_BK[values_BK > 0]] = True
+        return fired_N
+
+    def _codes(self, x_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        state = self.state
+        operands = (x_BD - state.params["b_dec"], state.W_enc_ND, state.params["b_enc"])
+        return topk_encode(*operands, self.plan.k, kernel=self.plan.evaluation_kernel)
 
 
 def floor_seconds(workload: Workload, ceilings: Ceilings) -> dict[str, float]:

@@ -114,7 +114,8 @@ def _update_reference(
 
 
 @compiled(fastmath=SUMS)
-def _products(a_D: Array, b_D: Array) -> float:
+def products(a_D: Array, b_D: Array) -> float:
+    """<a, b>."""
     total = a_D.dtype.type(0)
     for c in range(a_D.shape[0]):
         total += a_D[c] * b_D[c]
@@ -122,15 +123,23 @@ def _products(a_D: Array, b_D: Array) -> float:
 
 
 @compiled()
-def _adam_row(
-    w_D: Array, g_D: Array, m_D: Array, v_D: Array, along: float, numbers: Array, tiny: float
+def adam_row(
+    w_D: Array,
+    g_D: Array,
+    m_D: Array,
+    v_D: Array,
+    along: float,
+    shorter: float,
+    numbers: Array,
+    tiny: float,
 ) -> None:
+    """Adam on a row with the gradient shorter * (scale g - along w)."""
     scale, size, root = numbers[0], numbers[1], numbers[2]
     beta1, beta2, eps = numbers[3], numbers[4], numbers[5]
     one = w_D.dtype.type(1)
     zero = w_D.dtype.type(0)
     for c in range(w_D.shape[0]):
-        g = scale * g_D[c] - along * w_D[c]
+        g = shorter * (scale * g_D[c] - along * w_D[c])
         m = beta1 * m_D[c] + (one - beta1) * g
         v = beta2 * v_D[c] + (one - beta2) * g * g
         m = m if abs(m) > tiny else zero
@@ -149,19 +158,19 @@ def _update_rows(
     project: bool,
     renormalise: bool,
 ) -> None:
-    zero = w_ND.dtype.type(0)
+    zero, one = w_ND.dtype.type(0), w_ND.dtype.type(1)
     tiny = w_ND.dtype.type(TINY)
     for r in prange(w_ND.shape[0]):
         w_D = w_ND[r]
         along = zero
         if project:
-            square = _products(w_D, w_D)
+            square = products(w_D, w_D)
             if square > 0:
-                along = numbers[0] * _products(g_ND[r], w_D) / square
-        _adam_row(w_D, g_ND[r], m_ND[r], v_ND[r], along, numbers, tiny)
+                along = numbers[0] * products(g_ND[r], w_D) / square
+        adam_row(w_D, g_ND[r], m_ND[r], v_ND[r], along, one, numbers, tiny)
         if renormalise:
-            square = _products(w_D, w_D)
+            square = products(w_D, w_D)
             if square > 0:
-                factor = w_ND.dtype.type(1) / np.sqrt(square)
+                factor = one / np.sqrt(square)
                 for c in range(w_D.shape[0]):
                     w_D[c] *= factor

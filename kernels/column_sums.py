@@ -16,7 +16,8 @@ from isae.kernels.checks import check_tensor
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]
-STRIPE = 64
+ROWS = 64
+"""Rows of one partial sum: the order of additions does not depend on threads."""
 
 
 def column_sums(
@@ -39,20 +40,26 @@ def column_sums(
     if chosen == "reference":
         x64_BD, weight_B1 = x_BD.detach().double(), weight_B.detach().double()[:, None]
         return (weight_B1 * x64_BD).sum(0), (weight_B1 * x64_BD.square()).sum(0)
-    sums_2D = torch.zeros(2, x_BD.shape[1], dtype=torch.float64)
+    parts = -(-x_BD.shape[0] // ROWS)
+    sums_P2D = torch.zeros(parts, 2, x_BD.shape[1], dtype=torch.float64)
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    _sum_stripes(x, weight, STRIPE, sums_2D.numpy())
+    _sum_parts(x, weight, ROWS, sums_P2D.numpy())
+    # By numpy: a thread of torch would spin on after it, beside the loops that follow.
+    sums_2D = torch.from_numpy(sums_P2D.numpy().sum(0))
     return sums_2D[0], sums_2D[1]
 
 
+@compiled()
+def _add_row(x_D: Array, weight: float, sums_D: Array, squares_D: Array) -> None:
+    for c in range(x_D.shape[0]):
+        value = np.float64(x_D[c])
+        weighted = weight * value
+        sums_D[c] += weighted
+        squares_D[c] += weighted * value
+
+
 @compiled(parallel=True)
-def _sum_stripes(x_BD: Array, weight_B: Array, stripe: int, sums_2D: Array) -> None:
-    rows, d = x_BD.shape
-    for part in prange((d + stripe - 1) // stripe):
-        start, stop = part * stripe, min(part * stripe + stripe, d)
-        for r in range(rows):
-            weight = np.float64(weight_B[r])
-            for c in range(start, stop):
-                value = np.float64(x_BD[r, c])
-                sums_2D[0, c] += weight * value
-                sums_2D[1, c] += weight * value * value
+def _sum_parts(x_BD: Array, weight_B: Array, rows: int, sums_P2D: Array) -> None:
+    for part in prange(sums_P2D.shape[0]):
+        for r in range(part * rows, min(part * rows + rows, x_BD.shape[0])):
+            _add_row(x_BD[r], np.float64(weight_B[r]), sums_P2D[part, 0], sums_P2D[part, 1])

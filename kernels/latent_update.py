@@ -9,8 +9,8 @@ Per latent n, with pairs (b, j) of rows and slots where it is active:
     Adam on W_enc[n], W_dec[n] and b_enc[n]; with `unit`, W_dec[n] is scaled to length 1
 
 Tied weights: one matrix, whose gradient is g_enc + g_dec. Clipping by latent is what one pass can
-do: the norm of the whole gradient is known only after all latents were summed. On 'triton' all of
-this is one pass over the parameters; elsewhere it is `sparse_outer` and `adam_update`.
+do: the norm of the whole gradient is known only after all latents were summed. On 'triton' and
+'cpu' this is one pass over the parameters; the reference is `sparse_outer` and `adam_update`.
 
 Shapes: B rows, D channels, N latents, K active latents, Q latents with gradients from AuxK.
 """
@@ -18,6 +18,7 @@ Shapes: B rows, D channels, N latents, K active latents, Q latents with gradient
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,6 +26,7 @@ from isae.errors import KernelError
 from isae.kernels.adam_update import Adam, adam_update
 from isae.kernels.checks import check_tensor
 from isae.kernels.column_sums import column_sums
+from isae.kernels.cpu.latent_update import latent_update_cpu
 from isae.kernels.dispatch import choose_kernel
 from isae.kernels.sparse_outer import LatentGroups, sparse_outer
 
@@ -56,6 +58,16 @@ class AuxGradients:
     enc_QD: torch.Tensor
     dec_QD: torch.Tensor
     b_Q: torch.Tensor
+
+
+class Rates(NamedTuple):
+    """How far an update goes; as the arguments of `latent_update`."""
+
+    scale: float
+    clip: float
+    lr: float
+    step: int
+    adam: Adam = DEFAULT_ADAM
 
 
 def latent_update(
@@ -90,34 +102,77 @@ def latent_update(
     if step < 1 or clip < 0:
         raise KernelError(f"expected step >= 1 and clip >= 0, found {step} and {clip}")
     enc = W_enc or W_dec
-    if chosen == "triton":
-        from isae.kernels.triton.latent_update import latent_update_triton
+    if chosen == "reference":
+        rates = Rates(float(grad_scale), clip, lr, step, adam)
+        rows = (values_BK, g_values_BK, x_BD, r_BD)
+        return _latent_update_reference(groups, rows, W_enc, W_dec, b_enc, rates, unit, aux)
+    precision = torch.float32 if chosen == "triton" else x_BD.dtype
+    numbers = update_numbers(lr, step, adam, clip, grad_scale, precision, x_BD.device)
+    batch = (values_BK, g_values_BK, x_BD, r_BD)
+    update = _latent_update_cpu if chosen == "cpu" else _latent_update_triton
+    return update(
+        groups,
+        tuple(tensor.detach().contiguous() for tensor in batch),
+        (enc, W_dec, b_enc),
+        _by_latent(aux, groups.n, precision),
+        numbers,
+        unit,
+    )
 
-        numbers = update_numbers(lr, step, adam, clip, grad_scale, x_BD.device)
-        batch = {"values": values_BK, "g_values": g_values_BK, "x": x_BD, "r": r_BD}
-        return latent_update_triton(
-            (groups.offsets_N1, groups.pairs_P),
-            {name: tensor.contiguous() for name, tensor in batch.items()},
-            (enc, W_dec, b_enc),
-            _by_latent(aux, groups.n),
-            numbers,
-            unit,
-        )
-    scale = float(grad_scale)
-    g_enc_ND = sparse_outer(groups, g_values_BK, x_BD, kernel=chosen)
-    g_dec_ND = sparse_outer(groups, values_BK, r_BD, kernel=chosen)
-    g_b_N = sparse_outer(groups, g_values_BK, x_BD.new_ones(len(x_BD), 1), kernel=chosen)[:, 0]
+
+def _latent_update_triton(groups: LatentGroups, *operands: Any) -> torch.Tensor:
+    from isae.kernels.triton.latent_update import latent_update_triton
+
+    batch, *others = operands
+    names = ("values", "g_values", "x", "r")
+    order = (groups.offsets_N1, groups.pairs_P)
+    return latent_update_triton(order, dict(zip(names, batch, strict=True)), *others)
+
+
+def _latent_update_cpu(
+    groups: LatentGroups,
+    batch: tuple[torch.Tensor, ...],
+    parameters: tuple[Parameter, Parameter, Parameter],
+    aux: tuple[torch.Tensor, ...] | None,
+    numbers: torch.Tensor,
+    unit: bool,
+) -> torch.Tensor:
+    enc, dec, _ = parameters
+    triples = [(one.value, one.first, one.second) for one in parameters]
+    through_D = latent_update_cpu(groups, batch, triples, enc is dec, aux, numbers, unit)
+    for matrix in (enc, dec):
+        if matrix.low is not None:
+            matrix.low.copy_(matrix.value)
+    return through_D
+
+
+def _latent_update_reference(
+    groups: LatentGroups,
+    rows: tuple[torch.Tensor, ...],
+    W_enc: Parameter | None,
+    W_dec: Parameter,
+    b_enc: Parameter,
+    rates: Rates,
+    unit: bool,
+    aux: AuxGradients | None,
+) -> torch.Tensor:
+    values_BK, g_values_BK, x_BD, r_BD = rows
+    ones_B1 = x_BD.new_ones(len(x_BD), 1)
+    g_enc_ND = sparse_outer(groups, g_values_BK, x_BD, kernel="reference")
+    g_dec_ND = sparse_outer(groups, values_BK, r_BD, kernel="reference")
+    g_b_N = sparse_outer(groups, g_values_BK, ones_B1, kernel="reference")[:, 0]
     if aux is not None:
         g_enc_ND.index_add_(0, aux.latents_Q, aux.enc_QD)
         g_dec_ND.index_add_(0, aux.latents_Q, aux.dec_QD)
         g_b_N = g_b_N.index_add(0, aux.latents_Q, aux.b_Q)
-    through_D = column_sums(enc.value, g_b_N, kernel=chosen)[0].to(x_BD.dtype)
-    gradients = [(W_dec, g_dec_ND.add_(g_enc_ND), unit)] if W_enc is None else []
-    if W_enc is not None:
-        gradients = [(W_enc, g_enc_ND, False), (W_dec, g_dec_ND, unit)]
-    for parameter, gradient, on_sphere in (*gradients, (b_enc, g_b_N.contiguous(), False)):
-        limit = clip if parameter is not b_enc else 0.0
-        _update(parameter, gradient, on_sphere, scale, limit, lr, step, adam, chosen)
+    encoder = (W_enc or W_dec).value
+    through_D = column_sums(encoder, g_b_N, kernel="reference")[0].to(x_BD.dtype)
+    if W_enc is None:
+        update_reference(W_dec, g_dec_ND + g_enc_ND, unit, rates)
+    else:
+        update_reference(W_enc, g_enc_ND, False, rates)
+        update_reference(W_dec, g_dec_ND, unit, rates)
+    update_reference(b_enc, g_b_N.contiguous(), False, rates._replace(clip=0.0))
     return through_D
 
 
@@ -127,28 +182,26 @@ def update_numbers(
     adam: Adam,
     clip: float,
     grad_scale: float | torch.Tensor,
+    dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """What the Triton kernels read: scale, step size, 1/root of bias, betas, eps, clip."""
+    """What the compiled kernels read: scale, step size, 1/root of bias, betas, eps, clip."""
     size = lr / (1 - adam.beta1**step)
     root = 1 / (1 - adam.beta2**step) ** 0.5
     values = [1.0, size, root, adam.beta1, adam.beta2, adam.eps, clip]
-    numbers = torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
+    numbers = torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
     numbers[0] = grad_scale
     return numbers
 
 
-def _update(
+def update_reference(
     parameter: Parameter,
     gradient: torch.Tensor,
     on_sphere: bool,
-    scale: float,
-    clip: float,
-    lr: float,
-    step: int,
-    adam: Adam,
-    kernel: str,
+    rates: Rates,
 ) -> None:
+    """Clip and update one parameter by the plain definition."""
+    scale, clip, lr, step, adam = rates
     value = parameter.value
     if clip:
         gradient = gradient * scale
@@ -169,20 +222,22 @@ def _update(
         project=on_sphere,
         renormalise=on_sphere,
         adam=adam,
-        kernel=kernel,
+        kernel="reference",
     )
     if parameter.low is not None:
         parameter.low.copy_(value)
 
 
-def _by_latent(aux: AuxGradients | None, n: int) -> tuple[torch.Tensor, ...] | None:
+def _by_latent(
+    aux: AuxGradients | None, n: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, ...] | None:
     if aux is None or not aux.latents_Q.numel():
         return None
     device = aux.latents_Q.device
     row_N = torch.full((n,), -1, dtype=torch.int32, device=device)
     row_N[aux.latents_Q] = torch.arange(len(aux.latents_Q), dtype=torch.int32, device=device)
     parts = (aux.enc_QD, aux.dec_QD, aux.b_Q)
-    return row_N, *(part.float().contiguous() for part in parts)
+    return row_N, *(part.to(dtype).contiguous() for part in parts)
 
 
 def _check(

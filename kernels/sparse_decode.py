@@ -214,6 +214,16 @@ def _dot(a_D: Array, b_D: Array) -> float:
     return total  # type: ignore[no-any-return]
 
 
+@compiled(fastmath=SUMS)
+def _weighted_error(r_D: Array, x_D: Array, weight: float) -> float:
+    square = 0.0
+    for c in range(r_D.shape[0]):
+        error = r_D[c] - x_D[c]
+        square += np.float64(error) * np.float64(error)
+        r_D[c] = error * weight
+    return square
+
+
 @compiled(parallel=True)
 def _decode_rows(
     values_BK: Array, indices_BK: Array, W_ND: Array, b_D: Array, out_BD: Array
@@ -246,12 +256,7 @@ def _decode_residual_rows(
         r_D = r_BD[r]
         r_D[:] = b_D
         _decode_row(values_BK[r], indices_BK[r], W_ND, r_D)
-        square = 0.0
-        for c in range(r_D.shape[0]):
-            error = r_D[c] - x_BD[r, c]
-            square += np.float64(error) * np.float64(error)
-            r_D[c] = error * weight_B[r]
-        squares_B[r] = square
+        squares_B[r] = _weighted_error(r_D, x_BD[r], weight_B[r])
         for j in range(values_BK.shape[1]):
             if values_BK[r, j] > 0:
                 g_BK[r, j] = _dot(r_D, W_ND[indices_BK[r, j]])

@@ -162,7 +162,8 @@ def _counting_sort(values_P: Array, indices_P: Array, offsets_N1: Array, pairs_P
 
 
 @compiled()
-def _part_bound(offsets_N1: Array, part: int, parts: int) -> int:
+def part_bound(offsets_N1: Array, part: int, parts: int) -> int:
+    """The first latent of a part; parts have about equal work."""
     # The work of latents [0, n) is their pairs plus one write of the row each.
     n = offsets_N1.shape[0] - 1
     target = (offsets_N1[n] + n) * part // parts
@@ -177,7 +178,8 @@ def _part_bound(offsets_N1: Array, part: int, parts: int) -> int:
 
 
 @compiled(fastmath=SUMS)
-def _sum_group(pairs_G: Array, coefficients: Array, y_BD: Array, k: int, out_D: Array) -> None:
+def sum_group(pairs_G: Array, coefficients: Array, y_BD: Array, k: int, out_D: Array) -> None:
+    """Out += sum of coefficients * y[row] over pairs."""
     # Four rows at a time: out_D is then loaded and stored a quarter as often.
     count, d = pairs_G.shape[0], out_D.shape[0]
     whole = count - count % 4
@@ -205,10 +207,10 @@ def _outer_parts(
     out_ND: Array,
 ) -> None:
     for part in prange(parts):
-        first = _part_bound(offsets_N1, part, parts)
-        last = _part_bound(offsets_N1, part + 1, parts)
+        first = part_bound(offsets_N1, part, parts)
+        last = part_bound(offsets_N1, part + 1, parts)
         for latent in range(first, last):
             if not accumulate:
                 out_ND[latent] = 0
             pairs_G = pairs_P[offsets_N1[latent] : offsets_N1[latent + 1]]
-            _sum_group(pairs_G, coefficients, y_BD, k, out_ND[latent])
+            sum_group(pairs_G, coefficients, y_BD, k, out_ND[latent])

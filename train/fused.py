@@ -1,4 +1,4 @@
-"""The optimiser step on the Triton kernels: no gradient matrix is ever written.
+"""The optimiser step on compiled kernels, CPU or Triton: no gradient matrix is ever written.
 
 The same loss and the same update as `isae.train.step`, from sparse codes straight to new
 parameters (`isae.kernels.latent_update`). Pieces of a batch are one batch here: the kernels need
@@ -21,6 +21,8 @@ from isae.kernels import (
     group_by_latent,
     latent_update,
 )
+from isae.kernels.checks import check_finite
+from isae.kernels.cpu.centre import centre_rows
 from isae.kernels.topk_encode import encode
 from isae.train.auxk import auxk_gradients
 from isae.train.parameters import State
@@ -30,7 +32,7 @@ from isae.train.step import Stepper, StepResult, row_weights
 
 def make_stepper(plan: Plan, state: State) -> Stepper | FusedStepper:
     """What runs the steps of a plan."""
-    return FusedStepper(plan, state) if plan.kernel == "triton" else Stepper(plan, state)
+    return Stepper(plan, state) if plan.kernel == "reference" else FusedStepper(plan, state)
 
 
 class FusedStepper:
@@ -38,10 +40,12 @@ class FusedStepper:
 
     def __init__(self, plan: Plan, state: State) -> None:
         self.plan, self.state = plan, state
-        self.dtype = torch.bfloat16 if plan.precision == "bfloat16" else torch.float32
+        self.dtype = state.params["W_dec"].dtype
+        if plan.precision == "bfloat16":
+            self.dtype = torch.bfloat16
         self.low: dict[str, torch.Tensor] = {}
         for name in ("W_enc", "W_dec"):
-            if self.dtype != torch.float32 and name in state.params:
+            if self.dtype == torch.bfloat16 and name in state.params:
                 self.low[name] = state.params[name].to(self.dtype)
 
     def step(self, pieces: list[torch.Tensor], lr: float) -> StepResult:
@@ -55,31 +59,39 @@ class FusedStepper:
         # Where AuxK wants them, the dead latents' number must be known here: the device is waited
         # for at the start of a step, when it is idle anyway.
         dead_Q = dead_N.nonzero()[:, 0] if plan.k_aux else None
-        centred_BD = (x_BD - b_dec_D).to(self.dtype)
+        sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
+        if plan.kernel == "cpu" and not bool(sumsq_D.isfinite().all()):
+            # On a device nobody waits for this: there the loss tells, after the update.
+            check_finite("x", x_BD)
+        if plan.kernel == "cpu":
+            centred_BD = centre_rows(x_BD, b_dec_D)
+        else:
+            centred_BD = (x_BD - b_dec_D).to(self.dtype)
         values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
         weight_B = row_weights(plan, x_BD)
         operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
         residual = decode_residual(
             *operands, kernel=plan.kernel, trusted=True, residual_dtype=self.dtype
         )
+        squares = residual.squares_B.double().sum()
+        if plan.kernel == "cpu" and not bool(squares.isfinite()):
+            check_finite("pre-activations", values_BK)
+            check_finite("x_hat - x", residual.r_BD)
         aux, aux_sum = None, torch.zeros((), dtype=torch.float64, device=x_BD.device)
         if dead_Q is not None and dead_Q.numel():
             encoder = (W_enc_ND, b_enc_N)
             aux, aux_sum = auxk_gradients(
                 plan, encoder, W_dec_ND, centred_BD, residual.r_BD, dead_Q
             )
-        sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
         variance = (sumsq_D - sums_D.square() / rows).sum().clamp_min(1e-30)
         denominator = torch.full_like(variance, rows) if plan.relative_loss else variance
         state.step += 1
         state.rows += rows
         codes = (values_BK, indices_BK, residual.g_values_BK)
-        self._update(codes, centred_BD, residual.r_BD, aux, lr, 2 / denominator)
-        squares_B = residual.squares_B.double()
-        weighted = (squares_B * weight_B).sum()
+        active = self._update(codes, centred_BD, residual.r_BD, aux, lr, 2 / denominator) / rows
+        weighted = (residual.squares_B.double() * weight_B).sum()
         loss = (weighted + plan.aux_coefficient * aux_sum) / denominator
-        active = (values_BK > 0).sum() / rows
-        measured = (loss, squares_B.sum() / variance, active, dead_N.sum())
+        measured = (loss, squares / variance, active, dead_N.sum())
         # One more wait, after everything was handed to the device.
         loss_, fvu, l0, dead = torch.stack([one.double() for one in measured]).tolist()
         return StepResult(loss_, fvu, l0, int(dead))
@@ -101,7 +113,8 @@ class FusedStepper:
         aux: AuxGradients | None,
         lr: float,
         scale: torch.Tensor,
-    ) -> None:
+    ) -> torch.Tensor:
+        """Update everything -> how many values are active."""
         state, plan = self.state, self.plan
         values_BK, indices_BK, g_values_BK = codes
         groups = group_by_latent(values_BK, indices_BK, plan.n, kernel=plan.kernel, trusted=True)
@@ -127,7 +140,7 @@ class FusedStepper:
         b_dec = self._parameter("b_dec")
         adam_update(
             b_dec.value,
-            gradient_D.float(),
+            gradient_D.to(b_dec.value.dtype),
             b_dec.first,
             b_dec.second,
             lr=lr,
@@ -135,3 +148,4 @@ class FusedStepper:
             kernel=plan.kernel,
         )
         state.last_fired_N[:] = torch.where(groups.counts_N > 0, state.rows, state.last_fired_N)
+        return groups.counts_N.sum()

@@ -1,4 +1,4 @@
-"""One optimiser step: gradients of a batch, piece by piece, then Adam.
+"""One optimiser step by its plain dense definition: autograd piece by piece, then Adam.
 
 Loss of a batch (recipe topk; FVU of the batch plus AuxK of arXiv 2406.04093):
 
@@ -20,16 +20,9 @@ from dataclasses import dataclass
 
 import torch
 
-from isae.kernels import (
-    adam_update,
-    column_sums,
-    decode_residual,
-    group_by_latent,
-    sparse_outer,
-    topk_encode,
-)
+from isae.kernels import Parameter, column_sums
+from isae.kernels.latent_update import Rates, update_reference
 from isae.kernels.topk_encode import topk_reference
-from isae.train.auxk import auxk_gradients
 from isae.train.parameters import State
 from isae.train.plan import Plan
 
@@ -96,9 +89,8 @@ class Stepper:
         total: BatchSums | None = None
         for grad in self.grads.values():
             grad.zero_()
-        gradients = cpu_piece if plan.kernel == "cpu" else reference_piece
         for x_BD in pieces:
-            sums = gradients(plan, state, x_BD, dead_Q, self.grads)
+            sums = reference_piece(plan, state, x_BD, dead_Q, self.grads)
             if total is None:
                 total = sums
             else:
@@ -117,18 +109,10 @@ class Stepper:
         state.step += 1
         for name, param in state.params.items():
             on_sphere = plan.unit_norm and name == "W_dec"
-            adam_update(
-                param,
-                self.grads[name],
-                state.first[name],
-                state.second[name],
-                lr=lr,
-                step=state.step,
-                grad_scale=scale,
-                project=on_sphere,
-                renormalise=on_sphere,
-                kernel=plan.kernel,
-            )
+            clip = plan.clip if param.dim() == 2 else 0.0
+            parameter = Parameter(param, state.first[name], state.second[name])
+            rates = Rates(scale, clip, lr, state.step)
+            update_reference(parameter, self.grads[name], on_sphere, rates)
 
 
 def row_weights(plan: Plan, x_BD: torch.Tensor) -> torch.Tensor:
@@ -171,53 +155,4 @@ def reference_piece(
         int(active_BN.sum()),
         *column_sums(x_BD, kernel=plan.kernel),
         active_BN.any(0),
-    )
-
-
-def cpu_piece(
-    plan: Plan, state: State, x_BD: torch.Tensor, dead_Q: torch.Tensor, grads: Grads
-) -> BatchSums:
-    """The same gradients without a dense [B, N] anywhere: only active latents are touched."""
-    W_dec_ND, b_dec_D = state.params["W_dec"], state.params["b_dec"]
-    g_enc_ND = grads.get("W_enc", grads["W_dec"])
-    centred_BD = x_BD - b_dec_D
-    values_BK, indices_BK = topk_encode(
-        centred_BD, state.W_enc_ND, state.params["b_enc"], plan.k, kernel="cpu"
-    )
-    weight_B = row_weights(plan, x_BD)
-    residual = decode_residual(
-        values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B, kernel="cpu"
-    )
-    groups = group_by_latent(values_BK, indices_BK, plan.n, kernel="cpu")
-    add = {"accumulate": True, "kernel": "cpu"}
-    sparse_outer(groups, values_BK, residual.r_BD, out_ND=grads["W_dec"], **add)  # type: ignore[arg-type]
-    sparse_outer(groups, residual.g_values_BK, centred_BD, out_ND=g_enc_ND, **add)  # type: ignore[arg-type]
-    g_b_N1 = sparse_outer(groups, residual.g_values_BK, x_BD.new_ones(len(x_BD), 1), kernel="cpu")
-    aux = 0.0
-    if plan.k_aux and dead_Q.numel():
-        found, aux_sum = auxk_gradients(
-            plan,
-            (state.W_enc_ND, state.params["b_enc"]),
-            W_dec_ND,
-            centred_BD,
-            residual.r_BD,
-            dead_Q,
-        )
-        grads["W_dec"].index_add_(0, dead_Q, found.dec_QD)
-        g_enc_ND.index_add_(0, dead_Q, found.enc_QD)
-        g_b_N1[:, 0].index_add_(0, dead_Q, found.b_Q.to(g_b_N1.dtype))
-        aux = float(aux_sum)
-    grads["b_enc"] += g_b_N1[:, 0]
-    r_sums_D = column_sums(residual.r_BD, kernel="cpu")[0]
-    # The encoder sees x - b_dec, so b_dec also gets minus what reaches the encoder's input.
-    through_D = column_sums(state.W_enc_ND, g_b_N1[:, 0], kernel="cpu")[0]
-    grads["b_dec"] += (r_sums_D - through_D).to(x_BD.dtype)
-    return BatchSums(
-        x_BD.shape[0],
-        float(residual.squares_B.sum()),
-        float((residual.squares_B * weight_B).sum()),
-        aux,
-        int((values_BK > 0).sum()),
-        *column_sums(x_BD, kernel="cpu"),
-        groups.counts_N > 0,
     )

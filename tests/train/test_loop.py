@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     config_steps = {"steps": None, "eval_every": 5}
     config = TrainConfig(**{**config.__dict__, **config_steps, "checkpoint_every": 4})
     train(config, memory_store(), tmp_path / "whole")
-    original = loop.Stepper.step
+    original = loop.FusedStepper.step
     calls = 0
 
     def dying(self: Any, *args: Any) -> Any:
@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
             raise RuntimeError("killed")
         return original(self, *args)
 
-    monkeypatch.setattr(loop.Stepper, "step", dying)
+    monkeypatch.setattr(loop.FusedStepper, "step", dying)
     attempts = 0
     while not (tmp_path / "cut" / "summary.json").exists():
         attempts += 1
@@ -319,14 +319,14 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train(short(), memory_store(), tmp_path / "whole")
-    original = loop.Stepper.step
+    original = loop.FusedStepper.step
 
     def interrupting(self: Any, *args: Any) -> Any:
         if self.state.step == 12:
             os.kill(os.getpid(), number)
         return original(self, *args)
 
-    monkeypatch.setattr(loop.Stepper, "step", interrupting)
+    monkeypatch.setattr(loop.FusedStepper, "step", interrupting)
     handlers = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         train(short(), memory_store(), tmp_path / "run")
@@ -346,7 +346,7 @@ def test_a_run_without_progress_ends_early(memory_store: MakeStore, tmp_path: Pa
 def test_the_best_weights_are_kept(
     memory_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.Stepper.step
+    original = loop.FusedStepper.step
 
     def spoiling(self: Any, pieces: Any, lr: float) -> Any:
         result = original(self, pieces, lr)
@@ -354,7 +354,7 @@ def test_the_best_weights_are_kept(
             self.state.params["b_dec"] += 1.0
         return result
 
-    monkeypatch.setattr(loop.Stepper, "step", spoiling)
+    monkeypatch.setattr(loop.FusedStepper, "step", spoiling)
     summary = train(short(), memory_store(), tmp_path / "run")
     found = lines(tmp_path / "run")
     assert summary["best_step"] == 20

@@ -1,0 +1,177 @@
+"""The weight update of a training step in one pass over the parameters, compiled.
+
+What `isae.kernels.latent_update` defines: a loop turn owns one latent, sums its rows into buffers
+that stay in the first cache, and takes them straight through projection, clipping, Adam and
+renormalising. No gradient matrix exists. The bits do not depend on the number of threads.
+
+Shapes: B rows, D channels, N latents, K active latents, Q latents with gradients from AuxK,
+P parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from isae.compiled import SUMS, compiled, prange
+from isae.kernels.adam_update import TINY, adam_row, products
+from isae.kernels.sparse_outer import PARTS, LatentGroups, part_bound, sum_group
+
+Array = npt.NDArray[Any]
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def latent_update_cpu(
+    groups: LatentGroups,
+    batch: tuple[torch.Tensor, ...],
+    parameters: list[Three],
+    tied: bool,
+    aux: tuple[torch.Tensor, ...] | None,
+    numbers: torch.Tensor,
+    unit: bool,
+) -> torch.Tensor:
+    """Update in place -> W_enc^T g_b [D] of the encoder before (no checks).
+
+    batch: values [B, K], g_values [B, K], x [B, D], r [B, D], contiguous; parameters: value and
+    moments of W_enc (of W_dec again where tied), W_dec, b_enc; aux: row of each latent or -1 [N],
+    then gradients; numbers: scale, step size, 1/root of bias, betas, eps, clip.
+    """
+    values_BK, g_values_BK, x_BD, r_BD = batch
+    n, d = parameters[1][0].shape
+    if aux is None:
+        aux = (torch.full((n,), -1, dtype=torch.int32), x_BD[:0], x_BD[:0], x_BD[:0, 0])
+    through_PD = torch.zeros(PARTS, d, dtype=torch.float64)
+    _update_parts(
+        groups.offsets_N1.numpy(),
+        groups.pairs_P.numpy(),
+        values_BK.view(-1).numpy(),
+        g_values_BK.view(-1).numpy(),
+        x_BD.numpy(),
+        r_BD.numpy(),
+        values_BK.shape[1],
+        _arrays(parameters[0]),
+        _arrays(parameters[1]),
+        _arrays(parameters[2]),
+        tied,
+        (aux[0].numpy(), aux[1].numpy(), aux[2].numpy(), aux[3].numpy()),
+        numbers.numpy(),
+        unit,
+        through_PD.numpy(),
+    )
+    return through_PD.sum(0).to(x_BD.dtype)
+
+
+def _arrays(three: Three) -> tuple[Array, Array, Array]:
+    value, first, second = three
+    return value.numpy(), first.numpy(), second.numpy()
+
+
+@compiled(fastmath=SUMS)
+def _sum_numbers(pairs_G: Array, coefficients: Array) -> float:
+    total = coefficients.dtype.type(0)
+    for j in range(pairs_G.shape[0]):
+        total += coefficients[pairs_G[j]]
+    return total  # type: ignore[no-any-return]
+
+
+@compiled()
+def _add(out_D: Array, other_D: Array) -> None:
+    for c in range(out_D.shape[0]):
+        out_D[c] += other_D[c]
+
+
+@compiled()
+def _add_scaled(out_D: Array, factor: float, other_D: Array) -> None:
+    for c in range(out_D.shape[0]):
+        out_D[c] += factor * np.float64(other_D[c])
+
+
+@compiled()
+def _scale(out_D: Array, factor: float) -> None:
+    for c in range(out_D.shape[0]):
+        out_D[c] *= factor
+
+
+@compiled(fastmath=SUMS)
+def _square_left(g_D: Array, w_D: Array, scale: float, along: float) -> float:
+    total = g_D.dtype.type(0)
+    for c in range(g_D.shape[0]):
+        left = scale * g_D[c] - along * w_D[c]
+        total += left * left
+    return total  # type: ignore[no-any-return]
+
+
+@compiled()
+def _update_row(row: tuple[Array, Array, Array], g_D: Array, numbers: Array, unit: bool) -> None:
+    w_D, m_D, v_D = row
+    one, zero = w_D.dtype.type(1), w_D.dtype.type(0)
+    along, shorter, clip = zero, one, numbers[6]
+    square = products(w_D, w_D) if unit else zero
+    if square > 0:
+        along = numbers[0] * products(g_D, w_D) / square
+    if clip > 0:
+        length = np.sqrt(_square_left(g_D, w_D, numbers[0], along))
+        shorter = clip / max(length, clip)
+    adam_row(w_D, g_D, m_D, v_D, along, shorter, numbers, w_D.dtype.type(TINY))
+    if unit:
+        square = products(w_D, w_D)
+        if square > 0:
+            _scale(w_D, one / np.sqrt(square))
+
+
+@compiled(parallel=True)
+def _update_parts(
+    offsets_N1: Array,
+    pairs_P: Array,
+    values: Array,
+    g_values: Array,
+    x_BD: Array,
+    r_BD: Array,
+    k: int,
+    enc: tuple[Array, Array, Array],
+    dec: tuple[Array, Array, Array],
+    bias: tuple[Array, Array, Array],
+    tied: bool,
+    aux: tuple[Array, Array, Array, Array],
+    numbers: Array,
+    unit: bool,
+    through_PD: Array,
+) -> None:
+    parts, d = through_PD.shape
+    zero = x_BD.dtype.type(0)
+    for part in prange(parts):
+        g_enc_D, g_dec_D = np.empty(d, x_BD.dtype), np.empty(d, x_BD.dtype)
+        g_b = np.empty(1, x_BD.dtype)
+        for n in range(
+            part_bound(offsets_N1, part, parts), part_bound(offsets_N1, part + 1, parts)
+        ):
+            g_enc_D[:], g_dec_D[:] = zero, zero
+            pairs_G = pairs_P[offsets_N1[n] : offsets_N1[n + 1]]
+            sum_group(pairs_G, g_values, x_BD, k, g_enc_D)
+            sum_group(pairs_G, values, r_BD, k, g_dec_D)
+            g_b[0] = _sum_numbers(pairs_G, g_values)
+            q = aux[0][n]
+            if q >= 0:
+                _add(g_enc_D, aux[1][q])
+                _add(g_dec_D, aux[2][q])
+                g_b[0] += aux[3][q]
+            if g_b[0] != 0:
+                _add_scaled(through_PD[part], np.float64(g_b[0]), enc[0][n])
+            if tied:
+                _add(g_dec_D, g_enc_D)
+            else:
+                _update_row((enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False)
+            _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit)
+            adam_row(
+                bias[0][n : n + 1],
+                g_b,
+                bias[1][n : n + 1],
+                bias[2][n : n + 1],
+                zero,
+                x_BD.dtype.type(1),
+                numbers,
+                x_BD.dtype.type(TINY),
+            )
