@@ -1,0 +1,119 @@
+"""`isae-bench quality`: the same rows for everybody, judged on held-out rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from isae.benchmarks import cli, quality
+from isae.benchmarks.peers import Job
+from isae.errors import DataError
+from isae.store import BuildConfig, build_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quality") / "store"
+    build_store(
+        small(path),
+    )
+    return path
+
+
+def small(path: Path, **options: object) -> BuildConfig:
+    settings: dict[str, Any] = {"size": 64, "workers": 0, "weights": "random:0", **options}
+    return BuildConfig(images="synthetic:60", layers=("mixed3a",), out=str(path), **settings)
+
+
+class Mean:
+    """A peer that predicts the mean of what it saw; half of its latents fire."""
+
+    name, package, module = "mean", "torch", "torch"
+    dtypes = ("float32",)
+    seen: list[tuple[int, float]] = []  # noqa: RUF012
+
+    def __init__(self, job: Job, dtype: str) -> None:
+        self.job, self.dtype = job, dtype
+        self.sum_D, self.rows = torch.zeros(job.workload.d), 0
+
+    def step(self, x_BD: torch.Tensor) -> None:
+        self.sum_D, self.rows = self.sum_D + x_BD.sum(0), self.rows + len(x_BD)
+        self.seen.append((self.job.seed, float(x_BD.sum())))
+
+    def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
+        return (self.sum_D / self.rows).expand_as(x_BD)
+
+    def fired(self, x_BD: torch.Tensor) -> torch.Tensor:
+        return torch.arange(self.job.workload.n) % 2 == 0
+
+
+def test_everybody_sees_the_same_rows_and_is_judged_alike(store: Path) -> None:
+    Mean.seen.clear()
+    result = quality.bench_quality(
+        store,
+        "mixed3a",
+        kernels=["cpu", "reference"],
+        peers=[Mean],
+        device=torch.device("cpu"),
+        k=4,
+        latents=128,
+        batch=100,
+        steps=5,
+        seeds=(0, 1),
+    )
+    runs: dict[tuple[str, int], Any] = {(run["name"], run["seed"]): run for run in result["runs"]}
+    assert len(runs) == 6
+    for seed in (0, 1):
+        ours, reference = runs["isae cpu", seed], runs["isae reference", seed]
+        # Five steps in float32 from the same start: rounding only.
+        assert ours["fvu"] == pytest.approx(reference["fvu"], rel=1e-3)
+        assert 0 < ours["fvu"] < 2
+        assert runs["mean", seed]["dead"] == 0.5
+        # The mean of the training rows explains nothing of the held-out ones, and loses little.
+        assert 1 <= runs["mean", seed]["fvu"] < 1.3
+    scales = [
+        total / unscaled
+        for (_, total), unscaled in zip(Mean.seen[5:], store_batches(store, 1), strict=True)
+    ]
+    # One number for all batches, up to the rounding of float32 sums of 25,600 numbers.
+    assert scales == pytest.approx([scales[0]] * 5, rel=1e-4)
+    pair = result["against_first"][1]
+    want = [runs["isae cpu", seed]["fvu"] / runs["mean", seed]["fvu"] - 1 for seed in (0, 1)]
+    assert pair["fvu_relative"] == pytest.approx(want)
+    assert pair["fvu_relative_mean"] == pytest.approx(sum(want) / 2)
+
+
+def store_batches(path: Path, seed: int) -> list[float]:
+    from isae.store import open_store
+
+    batches = open_store(path).batches("mixed3a", 100, seed=seed)
+    return [float(next(batches).astype("float64").sum()) for _ in range(5)]
+
+
+def test_the_command_prints_a_table_and_writes_json(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "quality.json"
+    arguments = f"quality {store} --layer mixed3a --kernels cpu --peers none --latents 64 --k 2"
+    command = f"isae-bench {arguments} --batch-size 50 --steps 2 --seeds 1 --out {out}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    table = capsys.readouterr().out
+    assert "isae cpu" in table
+    assert max(len(line) for line in table.splitlines()) <= 80
+    assert json.loads(out.read_text())["settings"]["latents"] == 64
+
+
+def test_a_store_without_held_out_rows_is_refused(tmp_path: Path) -> None:
+    build_store(small(tmp_path / "store", holdout=0.0))
+    with pytest.raises(DataError, match="held-out rows"):
+        quality.bench_quality(
+            tmp_path / "store", "mixed3a", kernels=[], peers=[], device=torch.device("cpu")
+        )
