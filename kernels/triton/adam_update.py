@@ -1,4 +1,6 @@
-"""Adam on Triton, one program a row: project, update, renormalise (see isae.kernels.adam_update).
+"""Adam on Triton: project, update, renormalise (see isae.kernels.adam_update).
+
+One program a row; where rows do not matter, one for every `FLAT` numbers, however they are shaped.
 
 Shapes: N latents (rows), D channels.
 """
@@ -11,7 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
-from isae.kernels.triton.settings import power_of_two
+from isae.kernels.triton.settings import in_units, power_of_two
+
+FLAT = 1024
+"""Numbers of one program where rows do not matter."""
 
 
 @triton.jit
@@ -49,14 +54,17 @@ def _adam_update_kernel(
     m_ptr,  # in and out: float32 [N, D]
     v_ptr,  # in and out: float32 [N, D]
     numbers_ptr,  # float32 [6]
-    d,
+    total,
+    units_d,
+    UNIT: tl.constexpr,
     PROJECT: tl.constexpr,
     RENORMALISE: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     channel = tl.arange(0, BLOCK_D)
-    inside = channel < d
     place = tl.program_id(0).to(tl.int64) * d + channel
+    inside = (channel < d) & (place < total)
     w = tl.load(w_ptr + place, mask=inside, other=0.0)
     g = tl.load(g_ptr + place, mask=inside, other=0.0).to(tl.float32) * tl.load(numbers_ptr)
     if PROJECT:
@@ -72,9 +80,10 @@ def _adam_update_kernel(
 
 
 def row_blocks(d: int) -> dict[str, Any]:
-    """BLOCK_D for whole rows of d channels, and warps."""
+    """BLOCK_D for whole rows of d channels, d in units, and warps."""
     block_d = power_of_two(d, 16)
-    return {"BLOCK_D": block_d, "num_warps": max(1, min(8, block_d // 256))}
+    warps = max(1, min(8, block_d // 256))
+    return {**in_units(d), "BLOCK_D": block_d, "num_warps": warps}
 
 
 def adam_update_triton(
@@ -82,12 +91,14 @@ def adam_update_triton(
 ) -> None:
     """Update param, m, v of `tensors` = [param, grad, m, v], all contiguous [N, D] (no checks)."""
     w_ND = tensors[0]
-    if w_ND.numel():
-        _adam_update_kernel[(w_ND.shape[0],)](
+    total = w_ND.numel()
+    d = w_ND.shape[1] if project or renormalise else FLAT
+    if total:
+        _adam_update_kernel[(triton.cdiv(total, d),)](
             *tensors,
             numbers,
-            w_ND.shape[1],
+            total,
             PROJECT=project,
             RENORMALISE=renormalise,
-            **row_blocks(w_ND.shape[1]),
+            **row_blocks(d),
         )

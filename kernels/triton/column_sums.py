@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from isae.kernels.triton.settings import in_units
+
 STRETCH = 64
 """Rows whose sum is taken in float32: short, so that rounding stays near one unit."""
 BLOCK_D = 64
@@ -21,10 +23,12 @@ def _column_sums_kernel(
     sums_ptr,  # out: float32 [S, D]
     squares_ptr,  # out: float32 [S, D]
     rows,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     STRETCH: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     row = tl.program_id(0) * STRETCH + tl.arange(0, STRETCH)
     channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = (row[:, None] < rows) & (channel[None, :] < d)
@@ -48,8 +52,8 @@ def column_sums_triton(x_BD: torch.Tensor, weight_B: torch.Tensor) -> torch.Tens
             sums_2SD[0],
             sums_2SD[1],
             rows,
-            d,
-            STRETCH,
-            BLOCK_D,
+            STRETCH=STRETCH,
+            BLOCK_D=BLOCK_D,
+            **in_units(d),
         )
     return sums_2SD.sum(1, dtype=torch.float64)

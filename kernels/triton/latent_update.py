@@ -62,17 +62,17 @@ def _update_row(
     w,
     g,
     numbers_ptr,
-    UNIT: tl.constexpr,
+    SPHERE: tl.constexpr,
     LOW: tl.constexpr,
 ):
-    """Adam on one row of a matrix; on the unit sphere with UNIT; the copy with LOW."""
-    if UNIT:
+    """Adam on one row of a matrix; on the unit sphere with SPHERE; the copy with LOW."""
+    if SPHERE:
         g = _without_part_along(g, w)
     g = _clipped(g, tl.load(numbers_ptr + 6))
     m = tl.load(m_ptr + place, mask=inside, other=0.0)
     v = tl.load(v_ptr + place, mask=inside, other=0.0)
     w, m, v = _adam(w, g, m, v, numbers_ptr)
-    if UNIT:
+    if SPHERE:
         w = _unit(w)
     tl.store(w_ptr + place, w, mask=inside)
     tl.store(m_ptr + place, m, mask=inside)
@@ -111,16 +111,18 @@ def _latent_update_kernel(
     numbers_ptr,  # float32 [7]: see adam_update, then the limit of a row's gradient
     n,
     k,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     SPLIT: tl.constexpr,
     TIED: tl.constexpr,
-    UNIT: tl.constexpr,
+    SPHERE: tl.constexpr,
     LOW: tl.constexpr,
     AUX: tl.constexpr,
     LATENTS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     channel = tl.arange(0, BLOCK_D)
     scale = tl.load(numbers_ptr)
     through = tl.zeros([BLOCK_D], tl.float32)
@@ -163,7 +165,7 @@ def _latent_update_kernel(
                 w_enc,
                 g,
                 numbers_ptr,
-                UNIT,
+                SPHERE,
                 LOW,
             )
         else:
@@ -191,7 +193,7 @@ def _latent_update_kernel(
                 w_dec,
                 scale * g_dec,
                 numbers_ptr,
-                UNIT,
+                SPHERE,
                 LOW,
             )
         b = tl.load(b_ptr + latent, mask=known, other=0.0)
@@ -238,10 +240,9 @@ def latent_update_triton(
         numbers,
         n,
         k,
-        d,
         SPLIT=SPLIT,
         TIED=enc is dec,
-        UNIT=unit,
+        SPHERE=unit,
         LOW=dec.low is not None,
         AUX=aux is not None,
         LATENTS=LATENTS,

@@ -72,8 +72,18 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def common_unit(*sizes: int) -> int:
-    """The largest power of two, 16 at most, that divides all sizes."""
+    """The largest power of two, 16 at most, that divides all sizes.
+
+    Kernels are given a row's length in such units: the compiler only asks whether an argument is a
+    multiple of 16, and would read rows of 508 numbers one by one.
+    """
     return math.gcd(16, *sizes)
+
+
+def in_units(d: int) -> dict[str, int]:
+    """A row's length in units, as kernels take it."""
+    unit = common_unit(d)
+    return {"units_d": d // unit, "UNIT": unit}
 
 
 def power_of_two(value: int, least: int = 1) -> int:

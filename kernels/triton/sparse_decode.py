@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from isae.kernels.triton.settings import power_of_two
+from isae.kernels.triton.settings import in_units, power_of_two
 
 GATHER_ITEMS = 4096
 """Numbers that one program gathers at once."""
@@ -69,10 +69,12 @@ def _decode_kernel(
     b_ptr,  # [D]
     out_ptr,  # out: [B, D]
     k,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     acc = _decode_row(
@@ -89,10 +91,12 @@ def _row_products_kernel(
     w_ptr,  # [N, D]
     out_ptr,  # out: [B, K]
     k,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     g = tl.load(g_ptr + row * d + channel, mask=channel < d, other=0.0).to(tl.float32)
@@ -114,10 +118,12 @@ def _decode_residual_kernel(
     g_ptr,  # out: [B, K]
     squares_ptr,  # out: float32 [B]
     k,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     row = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     values_ptr += row * k
@@ -134,11 +140,13 @@ def _decode_residual_kernel(
 
 
 def gather_blocks(k: int, d: int) -> dict[str, int]:
-    """BLOCK_K and BLOCK_D for rows of d channels, and warps."""
+    """Blocks for rows of d channels, d in units, and warps."""
     block_d = power_of_two(d, 16)
     block_k = max(1, min(power_of_two(k), GATHER_ITEMS // block_d))
     warps = max(1, min(8, block_k * block_d // 1024))
-    return {"BLOCK_K": block_k, "BLOCK_D": block_d, "num_warps": warps}
+    return {
+        **in_units(d), "BLOCK_K": block_k, "BLOCK_D": block_d, "num_warps": warps
+    }  # fmt: skip
 
 
 def decode_triton(
@@ -149,7 +157,7 @@ def decode_triton(
     out_BD = torch.empty(rows, d, dtype=values_BK.dtype, device=values_BK.device)
     tensors = [t.contiguous() for t in (values_BK, indices_BK, W_ND, b_D)]
     if rows:
-        _decode_kernel[(rows,)](*tensors, out_BD, k, d, **gather_blocks(k, d))
+        _decode_kernel[(rows,)](*tensors, out_BD, k, **gather_blocks(k, d))
     return out_BD
 
 
@@ -161,7 +169,7 @@ def row_products_triton(
     out_BK = torch.empty(rows, k, dtype=torch.float32, device=g_BD.device)
     tensors = [t.contiguous() for t in (g_BD, indices_BK, W_ND)]
     if rows:
-        _row_products_kernel[(rows,)](*tensors, out_BK, k, d, **gather_blocks(k, d))
+        _row_products_kernel[(rows,)](*tensors, out_BK, k, **gather_blocks(k, d))
     return out_BK
 
 
@@ -181,7 +189,5 @@ def decode_residual_triton(
     squares_B = torch.empty(rows, dtype=torch.float32, device=x_BD.device)
     tensors = [t.contiguous() for t in (values_BK, indices_BK, W_ND, b_D, x_BD, weight_B)]
     if rows:
-        _decode_residual_kernel[(rows,)](
-            *tensors, r_BD, g_BK, squares_B, k, d, **gather_blocks(k, d)
-        )
+        _decode_residual_kernel[(rows,)](*tensors, r_BD, g_BK, squares_B, k, **gather_blocks(k, d))
     return r_BD, g_BK, squares_B

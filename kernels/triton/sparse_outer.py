@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from isae.kernels.triton.settings import power_of_two
+from isae.kernels.triton.settings import in_units, power_of_two
 
 SPLIT = 512
 MAX_REGISTERS = 168
@@ -82,11 +82,13 @@ def _stretch_kernel(
     buffer_ptr,  # out: float32 [Q, D]
     n,
     k,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     stretch = tl.program_id(0)
     latent = tl.load(latent_ptr + stretch)
     if latent < n:
@@ -119,12 +121,14 @@ def _sparse_outer_kernel(
     buffer_ptr,  # float32 [Q, D]
     out_ptr,  # out: [N, D]
     k,
-    d,
+    units_d,
+    UNIT: tl.constexpr,
     SPLIT: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    d = units_d * UNIT
     latent = tl.program_id(0).to(tl.int64)
     channel = tl.arange(0, BLOCK_D)
     stretch, last_stretch = tl.load(first_ptr + latent), tl.load(first_ptr + latent + 1)
@@ -151,11 +155,19 @@ def stretches_of(offsets_N1: torch.Tensor, pairs: int) -> Stretches:
 
 
 def pair_blocks(d: int) -> dict[str, int]:
-    """BLOCK_P and BLOCK_D for rows of d channels, and warps."""
+    """Blocks for rows of d channels, d in units, warps and registers."""
     block_d = power_of_two(d, 16)
     block_p = max(1, min(32, GATHER_ITEMS // block_d))
-    warps = max(1, min(8, block_p * block_d // 1024))
-    return {"BLOCK_P": block_p, "BLOCK_D": block_d, "num_warps": warps, "maxnreg": MAX_REGISTERS}
+    # Rows of odd length are read number by number, and every number has an address.
+    items = 1024 if d % 2 == 0 else 512
+    warps = max(1, min(8, block_p * block_d // items))
+    return {
+        **in_units(d),
+        "BLOCK_P": block_p,
+        "BLOCK_D": block_d,
+        "num_warps": warps,
+        "maxnreg": MAX_REGISTERS,
+    }
 
 
 def sum_stretches(
@@ -178,7 +190,6 @@ def sum_stretches(
             buffer_QD,
             offsets_N1.shape[0] - 1,
             coefficients_BK.shape[1],
-            d,
             SPLIT=SPLIT,
             **pair_blocks(d),
         )
@@ -206,7 +217,6 @@ def sparse_outer_triton(
         sum_stretches(offsets_N1, pairs_P, stretches, coefficients_BK, y_BD),
         out_ND,
         coefficients_BK.shape[1],
-        d,
         SPLIT=SPLIT,
         ACCUMULATE=accumulate,
         **pair_blocks(d),

@@ -78,15 +78,15 @@ def _pre_and_maxima_kernel(
     acc += tl.load(b_ptr + latent, mask=latent < n, other=0.0).to(tl.float32)[None, :] + 0.0
     acc = tl.where(acc != acc, float("inf"), acc)
     acc = tl.where(latent[None, :] < n, acc, -float("inf"))
-    # Inside a tile 32 bits are enough, and half the registers; the brackets keep it so.
-    pre_ptr += (tile_c * BLOCK_C).to(tl.int64) * padded + tile_n * BLOCK_N
-    place = pre_ptr + (tl.arange(0, BLOCK_C)[:, None] * padded + tl.arange(0, BLOCK_N)[None, :])
-    tl.store(place, acc, mask=(row[:, None] < rows) & (latent[None, :] < padded))
     if GROUP > 1:
         maxima = tl.max(tl.reshape(acc, [BLOCK_C, BLOCK_N // GROUP, GROUP]), axis=2)
         block = tile_n * (BLOCK_N // GROUP) + tl.arange(0, BLOCK_N // GROUP)
         place = maxima_ptr + row.to(tl.int64)[:, None] * blocks + block[None, :]
         tl.store(place, maxima, mask=(row[:, None] < rows) & (block[None, :] < blocks))
+    # Inside a tile 32 bits are enough, and half the registers; the brackets keep it so.
+    pre_ptr += (tile_c * BLOCK_C).to(tl.int64) * padded + tile_n * BLOCK_N
+    place = pre_ptr + (tl.arange(0, BLOCK_C)[:, None] * padded + tl.arange(0, BLOCK_N)[None, :])
+    tl.store(place, acc, mask=(row[:, None] < rows) & (latent[None, :] < padded))
 
 
 def encode_triton(
