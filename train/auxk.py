@@ -19,6 +19,11 @@ from isae.train.plan import Plan
 SHORT_SUM = 256
 PIECE_BYTES = 256 << 20
 """Pre-activations of dead latents that are held at once: rows are taken in pieces."""
+PIECE_SHARE = 16
+"""Or, where that is more, one part in so many of a float32 [B, N]: every piece reads the dead
+latents' weights again and adds to their gradients, which with a million latents takes longer than
+the products themselves.
+"""
 
 
 def auxk_gradients(
@@ -40,7 +45,8 @@ def auxk_gradients(
     enc_QD, dec_QD = (torch.zeros_like(W_dec_QD, dtype=summed) for _ in range(2))
     b_Q = dec_QD.new_zeros(dead_Q.numel(), dtype=torch.float64)
     aux = b_Q.new_zeros(())
-    rows = SHORT_SUM * max(1, PIECE_BYTES // (4 * dead_Q.numel() * SHORT_SUM))
+    held = max(PIECE_BYTES, 4 * centred_BD.shape[0] * W_dec_ND.shape[0] // PIECE_SHARE)
+    rows = SHORT_SUM * max(1, held // (4 * dead_Q.numel() * SHORT_SUM))
     for start in range(0, centred_BD.shape[0], rows):
         x_BD, part_r_BD = centred_BD[start : start + rows], r_BD[start : start + rows]
         z_BQ = _codes(plan, torch.addmm(b_enc_Q, x_BD, W_enc_QD.T))
