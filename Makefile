@@ -9,12 +9,13 @@ export PIP_NO_CACHE_DIR := 1
 # pytest workers; the kernels and the network use threads of their own.
 JOBS ?= 2
 
-.PHONY: help install demo test lint typecheck pytest soak clean
+.PHONY: help install demo test lint typecheck pytest soak gpu clean
 
 help:
 	@echo "make demo    install, then photos -> store -> SAE -> branch map on procedural pictures"
 	@echo "make test    install, then ruff, mypy and pytest"
 	@echo "make soak    the long tests"
+	@echo "make gpu     the tests of the Triton kernels, compiled, on this machine's GPU"
 	@echo "make clean   remove .venv, demo/ and build leftovers"
 
 install: $(STAMP)
@@ -45,10 +46,13 @@ typecheck: $(STAMP)
 	$(BIN)/mypy
 
 pytest: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadscope -m 'not soak'
+	ISAE_TEST_DEVICE=cpu OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadscope -m 'not soak'
 
 soak: $(STAMP)
-	$(BIN)/pytest -m soak
+	ISAE_TEST_DEVICE=cpu $(BIN)/pytest -m soak
+
+gpu: $(STAMP)
+	$(BIN)/pytest tests/kernels/triton tests/train/test_fused.py tests/train/test_fused_loop.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,7 +8,14 @@
 # should be measured too lie with all that they need as wheels in ./wheels (made where there is a
 # network: pip download eai-sparsify -d wheels, without torch and triton); without that folder they
 # are left out. JSON goes to $OUT (default: out), short tables to the screen. Exit code 1 if a
-# check failed.
+# check or a test failed.
+#
+# Where pytest is installed, or lies in ./wheels too (pip download pytest pytest-xdist -d wheels), the
+# kernels' tests run first, compiled for the GPU, for at most TESTS seconds (default 120; 0: not at
+# all); what is left of the minutes is for measuring. By themselves, without a limit:
+#
+#   PYTHONPATH=. python3 -m pytest -p isae.benchmarks.bare -n 8 tests/kernels/triton \
+#     tests/train/test_fused.py tests/train/test_fused_loop.py
 set -u
 OUT=${OUT:-out}
 PYTHON=${PYTHON:-python3}
@@ -24,6 +31,30 @@ if ls wheels/*.whl >/dev/null 2>&1; then
     PEERS=sparsify,sae-lens,dictionary-learning
   fi
 fi
+FAILED=0
+TESTS=${TESTS:-120}
+START=$(date +%s)
+if [ "$TESTS" -gt 0 ] && "$PYTHON" -c 'import pytest' 2>/dev/null; then
+  WORKERS=
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then WORKERS="-n 8"; fi
+  # The plugin stands in for packages that isae.train imports and these tests do not need.
+  # shellcheck disable=SC2086
+  timeout -k 15 -s INT "$TESTS" "$PYTHON" -m pytest -q -p isae.benchmarks.bare -p no:cacheprovider \
+    $WORKERS tests/kernels/triton tests/train/test_fused.py tests/train/test_fused_loop.py \
+    >"$OUT/tests.txt" 2>&1
+  CODE=$?
+  tail -n 30 "$OUT/tests.txt"
+  if [ "$CODE" -eq 124 ] || [ "$CODE" -eq 137 ]; then
+    echo "tests: stopped after $TESTS s; the rest of them did not run"
+  elif [ "$CODE" -ne 0 ]; then
+    FAILED=1
+  fi
+else
+  echo "tests: left out, pytest is not installed or TESTS is 0"
+fi
+SPENT=$(($(date +%s) - START))
+LEFT=$((420 - SPENT))
 # A kernel that hangs must not take the tables along with it.
-timeout -s INT 480 "$PYTHON" -m isae.benchmarks.device --out "$OUT" --minutes "${MINUTES:-7}" \
-  --peers "$PEERS" "$@"
+timeout -k 15 -s INT "$((480 - SPENT))" "$PYTHON" -m isae.benchmarks.device --out "$OUT" \
+  --minutes "${MINUTES:-$((LEFT / 60)).$((LEFT % 60 / 6))}" --peers "$PEERS" "$@" || FAILED=1
+exit "$FAILED"

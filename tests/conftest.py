@@ -1,11 +1,15 @@
-"""Fixtures that every test folder shares."""
+"""Fixtures that every test folder shares.
+
+The tests of the Triton kernels run on a GPU where there is one, else in Triton's interpreter. With
+ISAE_TEST_DEVICE=cpu no test sees a GPU; `make test` sets it, since the other tests expect none.
+"""
 
 from __future__ import annotations
 
 import os
 
-# Triton settles at its import whether kernels are interpreted; here no kernel is compiled.
-os.environ["TRITON_INTERPRET"] = "1"
+if os.environ.get("ISAE_TEST_DEVICE") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+
+# Triton settles at its import, which is later, whether kernels are compiled or interpreted.
+ON_GPU = torch.cuda.is_available()
+if ON_GPU:
+    os.environ.pop("TRITON_INTERPRET", None)
+    # Triton 3.9 warns where this is unset, and warnings are errors here; 1 is what it was before.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    # Without it cuBLAS refuses to multiply where deterministic algorithms are asked for.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+else:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -33,6 +47,21 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where Triton's kernels run: a GPU, compiled, or else the CPU, interpreted."""
+    return torch.device("cuda" if ON_GPU else "cpu")
+
+
+@pytest.fixture
+def exact_float32() -> Iterator[None]:
+    """Products of float32 numbers are not rounded to tf32, in kernels and in torch."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 @pytest.fixture
 def nan_filled_allocations() -> Iterator[None]:
     """torch.empty gives NaN (integers: their maximum), so that an unwritten output is seen."""
@@ -45,6 +74,8 @@ def nan_filled_allocations() -> Iterator[None]:
 @pytest.fixture
 def make_photos(tmp_path: Path) -> Callable[..., Path]:
     """Make a folder tree of small colour pictures in the classes a and b; the folder."""
+
+    from PIL import Image
 
     def make(count: int = 6, seed: int = 0) -> Path:
         folder = tmp_path / "photos"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from isae.kernels import (
 @pytest.fixture(scope="session", autouse=True)
 def compiled_kernels() -> None:
     """Compile every loop once, so that no single test pays for it."""
+    if importlib.util.find_spec("numba") is None:
+        return
     for dtype in (torch.float32, torch.float64):
         x, W, b = (torch.ones(shape, dtype=dtype) for shape in ((2, 3), (4, 3), (4,)))
         v, w = torch.zeros(2, 2, dtype=dtype, requires_grad=True), torch.ones(2, dtype=dtype)

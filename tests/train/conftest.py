@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from isae.store import BuildConfig, build_store
-from isae.store.batches import shuffled_batches
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -56,6 +53,8 @@ class MemoryStore:
     def batches(
         self, layer: str, batch_size: int, *, seed: int, start_batch: int = 0
     ) -> Iterator[np.ndarray]:
+        from isae.store.batches import shuffled_batches
+
         rows = self.layers[layer].train_rows
         return shuffled_batches(self.rows, rows, batch_size, seed=seed, start_batch=start_batch)
 
@@ -75,6 +74,7 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def memory_store(planted: tuple[np.ndarray, np.ndarray]) -> Callable[..., MemoryStore]:
     """Make a store of the planted rows (or of `rows`), the last 600 held out."""
+    pytest.importorskip("zarr", reason="whole runs need the packages of isae.store")
 
     def make(
         rows: np.ndarray | None = None, holdout: int = 600, content_id: str = "memory"
@@ -88,6 +88,8 @@ def memory_store(planted: tuple[np.ndarray, np.ndarray]) -> Callable[..., Memory
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real store of mixed3a (256 channels), some thousand rows of procedural pictures."""
+    from isae.store import BuildConfig, build_store
+
     path = tmp_path_factory.mktemp("train_store") / "store"
     build_store(
         BuildConfig(

@@ -1,4 +1,4 @@
-"""Steps on the Triton kernels, in the interpreter, follow the reference."""
+"""Steps on the Triton kernels, on a GPU or in the interpreter, follow the reference."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from isae.train.parameters import State, new_state
 from isae.train.plan import Plan, make_plan
 from isae.train.step import Stepper
 
-pytestmark = pytest.mark.usefixtures("nan_filled_allocations")
+pytestmark = pytest.mark.usefixtures("nan_filled_allocations", "exact_float32")
 
+CPU = torch.device("cpu")
 D, N = 24, 61
 CASES = {
     "topk": {},
@@ -35,9 +36,12 @@ class Layer:
     train_rows: int = 4000
 
 
-def plan_of(kernel: str, *, low: bool = False, **options: object) -> Plan:
-    settings = {"latents": N, "k": 5, "batch_size": 24, "steps": 100, "warmup_steps": 0, **options}
-    config = TrainConfig("layer", kernel=kernel, device="cpu", **settings)
+def plan_of(
+    kernel: str, device: torch.device = CPU, *, low: bool = False, **options: object
+) -> Plan:
+    settings = {"latents": N, "k": 5, "batch_size": 24, "steps": 100, "warmup_steps": 0}
+    settings |= {"precision": "float32", **options}
+    config = TrainConfig("layer", kernel=kernel, device=device.type, **settings)
     plan = make_plan(config, Layer(), True)
     return dataclasses.replace(plan, precision="bfloat16") if low else plan
 
@@ -48,22 +52,27 @@ def batch(step: int) -> torch.Tensor:
     return torch.randn(24, D, generator=generator).relu() @ mix * 0.3 + 0.5
 
 
-def trained(kernel: str, steps: int, **options: object) -> tuple[State, list[float]]:
-    plan = plan_of(kernel, **options)
+def trained(
+    kernel: str, steps: int, device: torch.device = CPU, **options: object
+) -> tuple[State, list[float]]:
+    """The state after some steps, on the CPU, and their losses."""
+    plan = plan_of(kernel, device, **options)
     sample = None if plan.relative_loss else torch.cat([batch(-1), batch(-2)]).numpy()
     state = new_state(plan, 3, sample)
     stepper = make_stepper(plan, state)
     assert isinstance(stepper, FusedStepper if kernel == "triton" else Stepper)
     losses = []
     for step in range(steps):
-        found = stepper.step([batch(step)], 2e-3)
+        found = stepper.step([batch(step).to(device)], 2e-3)
         losses.append(found.loss)
+    state.params = {name: value.cpu() for name, value in state.params.items()}
+    state.last_fired_N = state.last_fired_N.cpu()
     return state, losses
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_steps_equal_the_reference(case: str) -> None:
-    ours, our_losses = trained("triton", 3, **CASES[case])
+def test_three_steps_equal_the_reference(case: str, device: torch.device) -> None:
+    ours, our_losses = trained("triton", 3, device, **CASES[case])
     want, losses = trained("reference", 3, **CASES[case])
     assert our_losses == pytest.approx(losses, rel=1e-5)
     assert torch.equal(ours.last_fired_N, want.last_fired_N)
@@ -75,8 +84,8 @@ def test_three_steps_equal_the_reference(case: str) -> None:
         assert float((ours.params[name] - value).abs().mean()) <= 2e-6
 
 
-def test_thirty_steps_follow_the_reference_s_loss() -> None:
-    _, ours = trained("triton", 30, dead_rows=240)
+def test_thirty_steps_follow_the_reference_s_loss(device: torch.device) -> None:
+    _, ours = trained("triton", 30, device, dead_rows=240)
     _, want = trained("reference", 30, dead_rows=240)
     assert ours == pytest.approx(want, rel=2e-3)
     assert ours[-1] < 0.8 * ours[0]
@@ -116,23 +125,25 @@ def hand_step(
     [{"clip": 0.03}, {"clip": 0.05, "tied": True}, {"clip": 0.06, "recipe": "ksae"}],
     ids=["untied", "tied", "ksae"],
 )
-def test_clipped_steps_equal_the_documented_formula(options: dict[str, object]) -> None:
-    plan = plan_of("triton", latents=13, k=3, **options)
+def test_clipped_steps_equal_the_documented_formula(
+    options: dict[str, object], device: torch.device
+) -> None:
+    plan = plan_of("triton", device, latents=13, k=3, **options)
     state = new_state(plan, 3, None if plan.relative_loss else batch(-1).numpy())
     groups = ("params", "first", "second")
     want = {
-        group: {name: value.double() for name, value in getattr(state, group).items()}
+        group: {name: value.cpu().double() for name, value in getattr(state, group).items()}
         for group in groups
     }
     stepper = make_stepper(plan, state)
     shortened: list[bool] = []
     for step in (1, 2):
-        stepper.step([batch(step)], 2e-3)
+        stepper.step([batch(step).to(device)], 2e-3)
         shortened += hand_step(plan, want, batch(step).double(), step, 2e-3)
     assert 0.1 < sum(shortened) / len(shortened) < 0.9
     for group in groups:
         for name, value in want[group].items():
-            off = (getattr(state, group)[name] - value).abs()
+            off = (getattr(state, group)[name].cpu() - value).abs()
             if group == "params":  # Adam: where a gradient is near 0, rounding decides its sign
                 assert float(off.mean()) <= 2e-6
             else:  # 1 - beta2 in float32 is off by up to 2^-25 of 0.001
@@ -140,49 +151,52 @@ def test_clipped_steps_equal_the_documented_formula(options: dict[str, object]) 
 
 
 @pytest.mark.parametrize("case", ["topk", "topk, more dead than k_aux"])
-def test_bfloat16_copies_follow_within_their_precision(case: str) -> None:
-    state, ours = trained("triton", 6, low=True, **CASES[case])
+def test_bfloat16_copies_follow_within_their_precision(case: str, device: torch.device) -> None:
+    state, ours = trained("triton", 6, device, low=True, **CASES[case])
     _, want = trained("reference", 6, **CASES[case])
     # Operands are rounded to 8 bits; an FVU near 1/2 sums many of them, signs mixed.
     assert ours == pytest.approx(want, rel=2.0**-6)
     assert state.params["W_dec"].dtype == torch.float32
 
 
-def test_pieces_are_one_batch() -> None:
-    plan = plan_of("triton", dead_rows=24)
+def test_pieces_are_one_batch(device: torch.device) -> None:
+    plan = plan_of("triton", device, dead_rows=24)
     states = []
     for sizes in ([24], [7, 17]):
         state = new_state(plan, 3, batch(-1).numpy())
         stepper = make_stepper(plan, state)
         for step in range(2):
-            stepper.step(list(batch(step).split(sizes)), 2e-3)
+            stepper.step(list(batch(step).to(device).split(sizes)), 2e-3)
         states.append(state)
     for name, value in states[0].params.items():
         assert torch.equal(value, states[1].params[name])
 
 
-def test_the_same_bits_again() -> None:
-    first, _ = trained("triton", 2, dead_rows=24)
-    second, _ = trained("triton", 2, dead_rows=24)
+def test_the_same_bits_again(device: torch.device) -> None:
+    first, _ = trained("triton", 2, device, dead_rows=24)
+    second, _ = trained("triton", 2, device, dead_rows=24)
     for name, value in first.params.items():
         assert torch.equal(value, second.params[name])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-def test_bad_rows_give_a_loss_that_is_not_finite(bad: float) -> None:
-    plan = plan_of("triton")
+def test_bad_rows_give_a_loss_that_is_not_finite(bad: float, device: torch.device) -> None:
+    plan = plan_of("triton", device)
     stepper = make_stepper(plan, new_state(plan, 0, batch(0).numpy()))
     x = batch(1)
     x[3, 4] = bad
-    assert not torch.isfinite(torch.tensor(stepper.step([x], 1e-3).loss))
+    assert not torch.isfinite(torch.tensor(stepper.step([x.to(device)], 1e-3).loss))
 
 
-def test_precision_needs_the_kernel() -> None:
+def test_precision_needs_the_kernel(device: torch.device) -> None:
     with pytest.raises(ConfigError, match="use --kernel triton"):
-        plan_of("cpu", precision="bfloat16")
+        plan_of("reference", precision="bfloat16")
+    assert plan_of("reference").evaluation_kernel == "reference"
+    plan = plan_of("triton", device, precision="auto")
+    if device.type == "cuda":
+        assert (plan.precision, plan.evaluation_kernel) == ("bfloat16", "triton")
+        return
+    assert (plan.precision, plan.evaluation_kernel) == ("float32", "auto")
     with pytest.raises(ConfigError, match="interpreter"):
-        plan_of("triton", precision="bfloat16")
-    assert plan_of("triton").precision == "float32"
-    assert plan_of("triton").evaluation_kernel == "auto"
-    assert plan_of("cpu").evaluation_kernel == "cpu"
+        plan_of("triton", device, precision="bfloat16")

@@ -1,4 +1,4 @@
-"""Whole runs on the Triton kernels, in the interpreter: resumed runs, rows that are not numbers."""
+"""Whole runs on the Triton kernels: resumed ones, and such with rows that are not numbers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("nan_filled_allocations")
 MakeStore = Callable[..., Any]
 
 
-def small(**options: Any) -> TrainConfig:
+def small(device: torch.device, **options: Any) -> TrainConfig:
     settings = {
         "k": 2, "latents": 7, "batch_size": 8, "steps": 5, "lr": 3e-3, "dead_rows": 8,
         "eval_every": 2, "checkpoint_every": 2, "log_every": 1, **options,
     }  # fmt: skip
-    return TrainConfig("layer", kernel="triton", **settings)
+    return TrainConfig("layer", kernel="triton", device=device.type, **settings)
 
 
 def last_state(run: Path) -> State:
@@ -45,12 +45,13 @@ def measured(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("options", [{}, {"recipe": "ksae", "micro_batch": 3, "clip": 0.1}])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     options: dict[str, Any],
+    device: torch.device,
     memory_store: MakeStore,
     planted: tuple[np.ndarray, np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store, config = memory_store(planted[0][:60], holdout=12), small(**options)
+    store, config = memory_store(planted[0][:60], holdout=12), small(device, **options)
     train(config, store, tmp_path / "whole")
     step, calls = FusedStepper.step, 0
 
@@ -85,6 +86,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 def test_bad_rows_are_named(
     where: int,
     bad: float,
+    device: torch.device,
     memory_store: MakeStore,
     planted: tuple[np.ndarray, np.ndarray],
     tmp_path: Path,
@@ -98,7 +100,7 @@ def test_bad_rows_are_named(
     # A store's statistics are of when it was built, and ksae takes no sample for its start: nothing
     # else looks at the rows before.
     store.statistics = memory_store(planted[0][:60], holdout=12).statistics
-    config = small(recipe="ksae", batch_size=48, steps=1, eval_every=1)
+    config = small(device, recipe="ksae", batch_size=48, steps=1, eval_every=1)
     with pytest.raises(DataError, match=f"layer layer: .* first in row {where}, last in row"):
         train(config, store, tmp_path / "run")
     assert not (tmp_path / "run" / "sae").exists()

@@ -11,6 +11,7 @@ from isae.kernels.adam_update import Adam
 from isae.kernels.triton.sparse_outer import SPLIT
 
 ROWS, D, N, K = 43, 21, 37, 4
+CPU = torch.device("cpu")
 CASES = {
     "plain": {},
     "unit": {"unit": True},
@@ -31,6 +32,7 @@ def parameter(value: torch.Tensor, low: bool) -> Parameter:
 def run(
     kernel: str,
     dtype: torch.dtype,
+    device: torch.device = CPU,
     *,
     tied: bool = False,
     aux: bool = False,
@@ -42,16 +44,17 @@ def run(
     generator = torch.Generator().manual_seed(5)
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randn(shape, generator=generator).to(device, dtype)
 
     W_enc, W_dec, b = draw(N, D), draw(N, D), draw(N)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     enc = None if tied else parameter(W_enc, low and kernel == "triton")
     dec, bias = parameter(W_dec, low and kernel == "triton"), parameter(b, False)
-    found = []
+    found, scale = [], torch.tensor(0.3, device=device)
     for step in (1, 2):
         values, g_values = draw(rows, K).relu(), draw(rows, K)
         indices = torch.stack([torch.randperm(N, generator=generator)[:K] for _ in range(rows)])
+        indices = indices.to(device)
         if hot:
             indices[:, 0] = torch.where((indices == 3).any(1), indices[:, 0], 3)
         g_values = torch.where(values > 0, g_values, 0.0)
@@ -59,12 +62,12 @@ def run(
             values[:, 0] += 0.1
         groups = group_by_latent(values, indices, N, kernel=kernel)
         assert not hot or int(groups.counts_N.max()) > 2 * SPLIT
-        latents = torch.tensor([0, 8, 36])
+        latents = torch.tensor([0, 8, 36], device=device)
         extra = AuxGradients(latents, draw(3, D), draw(3, D), draw(3)) if aux else None
         x, r = draw(rows, D), draw(rows, D)
         through = latent_update(
             groups, values, g_values, x, r, enc, dec, bias,
-            lr=0.02, step=step, grad_scale=torch.tensor(0.3), aux=extra, kernel=kernel, **options,
+            lr=0.02, step=step, grad_scale=scale, aux=extra, kernel=kernel, **options,
         )  # fmt: skip
         found.append(through.clone())
     for one in (enc, dec, bias):
@@ -73,13 +76,15 @@ def run(
             if one.low is not None:
                 # The interpreter cuts bits off where a GPU rounds: one unit of bfloat16's 8 bits.
                 assert torch.allclose(one.low.float(), one.value, rtol=2.0**-7, atol=0)
-    return found
+    return [tensor.cpu() for tensor in found]
 
 
 @pytest.mark.parametrize("kernel", ["triton", "cpu"])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_reference_in_float64(case: str, kernel: str) -> None:
-    ours = run(kernel, torch.float32, **CASES[case])
+def test_equals_the_reference_in_float64(case: str, kernel: str, device: torch.device) -> None:
+    if kernel == "cpu":
+        pytest.importorskip("numba")
+    ours = run(kernel, torch.float32, device if kernel == "triton" else CPU, **CASES[case])
     want = run("reference", torch.float64, **CASES[case])
     assert len(ours) == len(want)
     for found, expected in zip(ours, want, strict=True):
@@ -88,7 +93,7 @@ def test_equals_the_reference_in_float64(case: str, kernel: str) -> None:
         assert float((found.double() - expected).abs().max()) <= 3e-5 * scale
 
 
-def test_every_pair_of_a_split_latent_counts_in_its_bias() -> None:
+def test_every_pair_of_a_split_latent_counts_in_its_bias(device: torch.device) -> None:
     # Sums of integers are exact: one pair left out, or taken twice, changes them by at least 1.
     rows = 2 * SPLIT + 77
     generator = torch.Generator().manual_seed(2)
@@ -97,12 +102,13 @@ def test_every_pair_of_a_split_latent_counts_in_its_bias() -> None:
     values = torch.ones(rows, 2)
     values[5:, 1] = 0  # latent 2 is active in five rows only
     g_values[5:, 1] = 0
-    groups = group_by_latent(values, indices, 4, kernel="triton")
-    parts = [parameter(torch.zeros(shape), False) for shape in ((4, 1), (4, 1), (4,))]
-    parts[0].value[:] = torch.tensor([[3.0], [5.0], [7.0], [11.0]])
-    ones = torch.ones(rows, 1)
+    on = [tensor.to(device) for tensor in (values, g_values, torch.ones(rows, 1))]
+    groups = group_by_latent(on[0], indices.to(device), 4, kernel="triton")
+    shapes = ((4, 1), (4, 1), (4,))
+    parts = [parameter(torch.zeros(shape, device=device), False) for shape in shapes]
+    parts[0].value[:] = torch.tensor([[3.0], [5.0], [7.0], [11.0]], device=device)
     through = latent_update(
-        groups, values, g_values, ones, ones, *parts,
+        groups, *on, on[2], *parts,
         lr=0.1, step=1, adam=Adam(beta1=0.5), kernel="triton",
     )  # fmt: skip
     first, second = float(g_values[:, 0].sum()), float(g_values[:5, 1].sum())
@@ -137,16 +143,17 @@ def test_the_reference_is_adam_on_the_dense_gradient() -> None:
         assert torch.allclose(part.value, leaf.detach(), rtol=1e-10, atol=1e-12)
 
 
-def test_wrong_inputs_are_refused() -> None:
-    W, b = torch.zeros(4, 3), torch.zeros(4)
-    groups = group_by_latent(torch.ones(2, 1), torch.zeros(2, 1).long(), 4, kernel="triton")
-    codes, rows = (torch.ones(2, 1),) * 2, (torch.ones(2, 3),) * 2
+def test_wrong_inputs_are_refused(device: torch.device) -> None:
+    W, b = torch.zeros(4, 3, device=device), torch.zeros(4, device=device)
+    ones = torch.ones(2, 4, device=device)
+    groups = group_by_latent(ones[:, :1], ones[:, :1].long(), 4, kernel="triton")
+    codes, rows = (ones[:, :1],) * 2, (ones[:, :3],) * 2
     parts = (parameter(W, False), parameter(W.clone(), False), parameter(b, False))
     options = {"lr": 0.1, "kernel": "triton"}
     with pytest.raises(KernelError, match="step >= 1"):
         latent_update(groups, *codes, *rows, *parts, step=0, **options)
     with pytest.raises(KernelError, match="x: expected shape"):
-        latent_update(groups, *codes, torch.ones(2, 4), rows[1], *parts, step=1, **options)
-    strided = parameter(torch.zeros(3, 4).T, False)
+        latent_update(groups, *codes, ones, rows[1], *parts, step=1, **options)
+    strided = parameter(torch.zeros(3, 4, device=device).T, False)
     with pytest.raises(KernelError, match="W_dec: expected contiguous float32"):
         latent_update(groups, *codes, *rows, parts[0], strided, parts[2], step=1, **options)

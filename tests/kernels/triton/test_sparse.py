@@ -1,6 +1,9 @@
-"""Decode, value gradients, grouping and sparse sums in the interpreter against float64."""
+"""Decode, value gradients, grouping and sparse sums against float64."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from isae.kernels import (
 )
 from isae.kernels.triton.sparse_outer import SPLIT
 
+OnDevice = Callable[[Callable[..., Any]], Callable[..., Any]]
 SHAPES = [(1, 1, 1, 1), (7, 5, 33, 3), (13, 67, 20, 20), (5, 300, 11, 2), (3, 17, 53, 40)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -40,13 +44,15 @@ def close(ours: torch.Tensor, want: torch.Tensor, terms: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "d", "n", "k"), SHAPES)
-def test_sparse_decode(rows: int, d: int, n: int, k: int, dtype: torch.dtype) -> None:
+def test_sparse_decode(
+    rows: int, d: int, n: int, k: int, dtype: torch.dtype, on_device: OnDevice
+) -> None:
     values, indices = codes(rows, n, k)
     generator = torch.Generator().manual_seed(1)
     W = torch.randn(n, d, generator=generator).to(dtype).requires_grad_()
     b = torch.randn(d, generator=generator).requires_grad_()
     values.requires_grad_()
-    out = sparse_decode(values, indices, W, b, kernel="triton")
+    out = on_device(sparse_decode)(values, indices, W, b, kernel="triton")
     assert out.dtype == torch.float32
     z = dense(values.detach(), indices, n)
     close(out.detach(), z @ W.detach().double() + b.detach().double(), k)
@@ -61,35 +67,39 @@ def test_sparse_decode(rows: int, d: int, n: int, k: int, dtype: torch.dtype) ->
         assert torch.allclose(W.grad.double(), want, rtol=2.0**-8, atol=1e-5)
 
 
-def test_strided_inputs() -> None:
+def test_strided_inputs(on_device: OnDevice) -> None:
     values, indices = codes(4, 9, 3)
     W = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
     x, weight = torch.zeros(4, 5), torch.ones(4)
-    want = decode_residual(values, indices, W, x[0], x, weight, kernel="triton")
+    residual = on_device(decode_residual)
+    want = residual(values, indices, W, x[0], x, weight, kernel="triton")
     values_t, indices_t = values.T.contiguous().T, indices.T.contiguous().T
     W_t, x_t = W.T.contiguous().T.requires_grad_(), x.T.contiguous().T
-    found = decode_residual(values_t, indices_t, W_t.detach(), x[0], x_t, weight, kernel="triton")
+    found = residual(values_t, indices_t, W_t.detach(), x[0], x_t, weight, kernel="triton")
     for one, other in zip(found, want, strict=True):
         assert torch.equal(one, other)
-    out = sparse_decode(values_t, indices_t, W_t, kernel="triton")
+    out = on_device(sparse_decode)(values_t, indices_t, W_t, kernel="triton")
     out.sum().backward()
     close(W_t.grad, dense(values, indices, 9).T @ torch.ones(4, 5).double(), 4)
 
 
-def test_repeated_indices_add_up() -> None:
+def test_repeated_indices_add_up(on_device: OnDevice) -> None:
     W = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    out = sparse_decode(torch.ones(1, 3), torch.tensor([[2, 2, 2]]), W, kernel="triton")
+    decode = on_device(sparse_decode)
+    out = decode(torch.ones(1, 3), torch.tensor([[2, 2, 2]]), W, kernel="triton")
     assert torch.allclose(out[0], 3 * W[2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "d", "n", "k"), SHAPES)
-def test_decode_residual(rows: int, d: int, n: int, k: int, dtype: torch.dtype) -> None:
+def test_decode_residual(
+    rows: int, d: int, n: int, k: int, dtype: torch.dtype, on_device: OnDevice
+) -> None:
     values, indices = codes(rows, n, k)
     generator = torch.Generator().manual_seed(2)
     W, x = (torch.randn(s, d, generator=generator).to(dtype) for s in (n, rows))
     b, weight = torch.randn(d, generator=generator), torch.rand(rows, generator=generator)
-    found = decode_residual(values, indices, W, b, x, weight, kernel="triton")
+    found = on_device(decode_residual)(values, indices, W, b, x, weight, kernel="triton")
     r = dense(values, indices, n) @ W.double() + b.double() - x.double()
     weighted = r * weight.double()[:, None]
     g = (weighted @ W.double().T).gather(1, indices)
@@ -107,34 +117,39 @@ def test_decode_residual(rows: int, d: int, n: int, k: int, dtype: torch.dtype) 
 @pytest.mark.parametrize(
     ("rows", "d", "n", "k"), [*SHAPES, (2 * SPLIT + 31, 3, 5, 2), (2 * SPLIT + 1, 1, 3, 2)]
 )
-def test_sparse_outer(rows: int, d: int, n: int, k: int, accumulate: bool) -> None:
+def test_sparse_outer(
+    rows: int, d: int, n: int, k: int, accumulate: bool, device: torch.device
+) -> None:
     values, indices = codes(rows, n, k)
     if rows > 2 * SPLIT:
         indices[:, 0], indices[:, 1] = 0, 1
         values[:, 0] += 0.1
     generator = torch.Generator().manual_seed(3)
     y = torch.randn(rows, d, generator=generator)
-    groups = group_by_latent(values, indices, n, kernel="triton")
+    on = values.to(device), y.to(device)
+    groups = group_by_latent(on[0], indices.to(device), n, kernel="triton")
     active = values > 0
-    assert torch.equal(groups.counts_N, torch.bincount(indices[active], minlength=n))
+    assert torch.equal(groups.counts_N.cpu(), torch.bincount(indices[active], minlength=n))
+    offsets, sorted_pairs = groups.offsets_N1.tolist(), groups.pairs_P.cpu()
     for latent in range(min(n, 12)):
-        pairs = groups.pairs_P[groups.offsets_N1[latent] : groups.offsets_N1[latent + 1]]
+        pairs = sorted_pairs[offsets[latent] : offsets[latent + 1]]
         assert torch.equal(pairs, ((indices == latent) & active).view(-1).nonzero()[:, 0])
-    out = torch.full((n, d), 0.5) if accumulate else None
+    out = torch.full((n, d), 0.5, device=device) if accumulate else None
     assert rows <= 2 * SPLIT or int(groups.counts_N.max()) > 2 * SPLIT
-    found = sparse_outer(groups, values, y, out_ND=out, accumulate=accumulate, kernel="triton")
+    found = sparse_outer(groups, *on, out_ND=out, accumulate=accumulate, kernel="triton").cpu()
     close(found, dense(values, indices, n).T @ y.double() + (0.5 if accumulate else 0), rows)
 
 
-def test_one_latent_in_every_row_and_latents_that_never_fire() -> None:
+def test_one_latent_in_every_row_and_latents_that_never_fire(device: torch.device) -> None:
     rows, n = 3 * SPLIT + 7, 9
     indices = torch.full((rows, 2), 4)
     indices[:, 1] = 7
     values = torch.ones(rows, 2)
     values[1:, 1] = 0
     y = torch.randn(rows, 5, generator=torch.Generator().manual_seed(0))
-    groups = group_by_latent(values, indices, n, kernel="triton")
-    found = sparse_outer(groups, values, y, kernel="triton")
+    on = values.to(device), y.to(device)
+    groups = group_by_latent(on[0], indices.to(device), n, kernel="triton")
+    found = sparse_outer(groups, *on, kernel="triton").cpu()
     want = torch.zeros(n, 5, dtype=torch.float64)
     want[4], want[7] = y.double().sum(0), y[0].double()
     close(found, want, 64)  # random signs: the error grows as the root of the rows
@@ -142,40 +157,41 @@ def test_one_latent_in_every_row_and_latents_that_never_fire() -> None:
 
 
 @pytest.mark.parametrize(("rows", "d"), [(1, 1), (64, 64), (131, 67)])
-def test_column_sums(rows: int, d: int) -> None:
+def test_column_sums(rows: int, d: int, on_device: OnDevice) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(rows, d, generator=generator), torch.rand(rows, generator=generator)
-    sums, squares = column_sums(x, weight, kernel="triton")
+    sums, squares = on_device(column_sums)(x, weight, kernel="triton")
     assert sums.dtype == torch.float64
     close(sums, (weight.double()[:, None] * x.double()).sum(0), 64)
     close(squares, (weight.double()[:, None] * x.double().square()).sum(0), 64)
-    assert torch.allclose(column_sums(x, kernel="triton")[0], x.double().sum(0), atol=1e-4)
+    plain = on_device(column_sums)(x, kernel="triton")[0]
+    assert torch.allclose(plain, x.double().sum(0), atol=1e-4)
 
 
 @pytest.mark.parametrize("on_sphere", [False, True])
 @pytest.mark.parametrize("shape", [(1,), (37,), (11, 1), (5, 67)])
-def test_adam_update(shape: tuple[int, ...], on_sphere: bool) -> None:
+def test_adam_update(shape: tuple[int, ...], on_sphere: bool, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(len(shape))
     start = torch.randn(shape, generator=generator)
     results = []
-    for kernel, dtype in (("triton", torch.float32), ("reference", torch.float64)):
-        param, m, v = (
-            start.clone().to(dtype),
-            torch.zeros(shape, dtype=dtype),
-            torch.zeros(shape, dtype=dtype),
-        )
+    for kernel, dtype, where in (
+        ("triton", torch.float32, device),
+        ("reference", torch.float64, torch.device("cpu")),
+    ):
+        param = start.clone().to(where, dtype)
+        m, v = torch.zeros_like(param), torch.zeros_like(param)
         draws = torch.Generator().manual_seed(9)
         for step in range(1, 6):
-            grad = torch.randn(shape, generator=draws).to(dtype)
+            grad = torch.randn(shape, generator=draws).to(where, dtype)
             options = {"grad_scale": 0.5, "project": on_sphere, "renormalise": on_sphere}
             adam_update(param, grad, m, v, lr=0.03, step=step, kernel=kernel, **options)
-        results.append(param.double())
+        results.append(param.double().cpu())
     assert torch.allclose(*results, rtol=1e-4, atol=1e-5)
 
 
-def test_wrong_inputs_are_refused_before_any_launch() -> None:
-    values, indices = codes(3, 10, 2)
-    W = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+def test_wrong_inputs_are_refused_before_any_launch(device: torch.device) -> None:
+    values, indices = (tensor.to(device) for tensor in codes(3, 10, 2))
+    W = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)).to(device)
     with pytest.raises(KernelError, match=r"values in \[0, 10\)"):
         sparse_decode(values, indices + 9, W, kernel="triton")
     with pytest.raises(KernelError, match="indices: expected int64"):
@@ -184,4 +200,4 @@ def test_wrong_inputs_are_refused_before_any_launch() -> None:
         sparse_decode(values, indices, W.double(), kernel="triton")
     groups = group_by_latent(values, indices, 10, kernel="triton")
     with pytest.raises(KernelError, match="coefficients: expected shape"):
-        sparse_outer(groups, values, torch.zeros(4, 4), kernel="triton")
+        sparse_outer(groups, values, torch.zeros(4, 4, device=device), kernel="triton")
