@@ -12,7 +12,7 @@ import torch
 
 from isae.train import TrainConfig
 from isae.train.fused import make_stepper
-from isae.train.parameters import State, geometric_median, new_state
+from isae.train.parameters import State, encoder_scale, geometric_median, new_state
 from isae.train.plan import Plan, make_plan
 from isae.train.step import reference_piece
 
@@ -233,7 +233,8 @@ def test_auxk_brings_dead_latents_back(seed: int) -> None:
     for coefficient in (0.0, 1 / 32):
         plan = plan_of(k=3, dead_rows=256, aux_coefficient=coefficient)
         state = new_state(plan, seed, sparse_batch(-1, 500).numpy())
-        state.params["b_enc"][:45] = -0.8
+        # In units of the pre-activations, which have the encoder's scale.
+        state.params["b_enc"][:45] = -0.8 * state.params["W_enc"][0].norm()
         stepper = make_stepper(plan, state)
         for step in range(150):
             stepper.step([sparse_batch(1000 * seed + step)], 3e-3)
@@ -270,3 +271,34 @@ def test_geometric_median_is_the_minimum() -> None:
     assert distance(median) <= want.fun * (1 + 1e-9)
     assert np.allclose(median, want.x, atol=1e-4)  # BFGS stops at a gradient of about 1e-5
     assert np.allclose(geometric_median(np.ones((3, 2))), 1)
+
+
+def test_the_first_scale_of_the_encoder_has_the_least_error() -> None:
+    x = batch(0, 300)
+    plan = plan_of(recipe="topk")
+    state = new_state(plan, 3, x.numpy())
+    params = state.params
+    scales = params["W_enc"].norm(dim=1) / params["W_dec"].norm(dim=1)
+    scale = float(scales[0])
+    assert torch.allclose(scales, scales[0].expand(N))
+    assert 0 < scale < 1
+
+    def error(a: float) -> float:
+        y = (x - params["b_dec"]).double()
+        pre = a * y @ params["W_dec"].double().T
+        top = pre.topk(plan.k, 1)
+        z = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
+        return float((z @ params["W_dec"].double() - y).square().sum())
+
+    best = scipy.optimize.minimize_scalar(error, bounds=(0.01, 2), method="bounded")
+    # The scale is rounded to four digits behind the point.
+    assert scale == pytest.approx(best.x, abs=1e-3)
+    tied = new_state(plan_of(tied=True), 3, x.numpy())
+    assert "W_enc" not in tied.params
+
+
+def test_an_encoder_that_reconstructs_nothing_keeps_its_scale() -> None:
+    W = torch.eye(D)
+    assert encoder_scale(-torch.ones(5, D), W, torch.zeros(D), 3) == 1.0
+    # One latent a row, no overlap: the reconstruction is right as it is.
+    assert encoder_scale(torch.eye(D), W, torch.zeros(D), 1) == 1.0
