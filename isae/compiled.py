@@ -1,17 +1,19 @@
 """Loops compiled by numba on their first call, so that numba is imported only where it is used.
 
 A loop is an ordinary typed function under `@compiled`. It may call other compiled functions of
-the same file and use `prange`, which this module replaces by numba's when it compiles. Compiled
-code is kept in numba's cache (beside the file, or in the user's cache folder where that cannot be
-written; NUMBA_CACHE_DIR moves it), keyed by processor and by the file's date.
+others and use `prange`, which this module replaces by numba's when it compiles. Compiled code is
+kept in numba's cache (beside the file, or in the user's cache folder where that cannot be written;
+NUMBA_CACHE_DIR moves it), keyed by processor and by the text of every file that it came from.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
@@ -52,6 +54,17 @@ class Compiled(Generic[P, R]):
             _follow_torch_threads()
             return cast(R, dispatcher(*args, **kwargs))
 
+    def _files(self, seen: set[int]) -> set[str]:
+        """Files of this function and of all that it calls."""
+        seen.add(id(self))
+        source: Any = self.function
+        files = {source.__code__.co_filename}
+        for name in source.__code__.co_names:
+            called = source.__globals__.get(name)
+            if isinstance(called, Compiled) and id(called) not in seen:
+                files |= called._files(seen)
+        return files
+
     def _compile(self) -> Any:
         import numba
 
@@ -64,7 +77,9 @@ class Compiled(Generic[P, R]):
         function = types.FunctionType(
             source.__code__, scope, source.__name__, source.__defaults__, source.__closure__
         )
-        function.__qualname__, function.__module__ = source.__qualname__, source.__module__
+        # numba looks at this file alone; what is called from others is compiled into the same code.
+        function.__qualname__ = f"{source.__qualname__}_{_digest(self._files(set()))}"
+        function.__module__ = source.__module__
         options = {
             "parallel": self.parallel,
             "fastmath": set(self.fastmath),
@@ -81,6 +96,13 @@ def compiled(
 ) -> Callable[[Callable[P, R]], Compiled[P, R]]:
     """Mark a function to be compiled by numba on its first call."""
     return lambda function: Compiled(function, parallel, fastmath)
+
+
+def _digest(files: set[str]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes() if Path(file).is_file() else file.encode())
+    return digest.hexdigest()[:16]
 
 
 def _choose_threading_layer(config: Any) -> None:

@@ -1,6 +1,7 @@
 """The operations of a sparse-autoencoder training step, one file each.
 
-Every operation has a plain torch `reference`, a compiled `cpu` path (numba) and a `triton` kernel
+Every operation has a plain torch `reference`, a compiled `cpu` path (numba; long ones in
+`isae.kernels.cpu`) and a `triton` kernel
 (in `isae.kernels.triton`, same name) under one public name; `kernel="auto"` takes Triton on a GPU
 and the compiled path on a CPU. Shapes are written as suffixes:
 B rows (samples), D channels, N latents, K active latents per row.

@@ -18,6 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from isae.compiled import SUMS, compiled, prange
+from isae.kernels.adam_update import products
 from isae.kernels.checks import check_indices, check_tensor
 from isae.kernels.dispatch import choose_kernel
 from isae.kernels.sparse_outer import group_by_latent, sparse_outer
@@ -207,14 +208,6 @@ def _decode_row(values_K: Array, indices_K: Array, W_ND: Array, out_D: Array) ->
 
 
 @compiled(fastmath=SUMS)
-def _dot(a_D: Array, b_D: Array) -> float:
-    total = a_D.dtype.type(0)
-    for c in range(a_D.shape[0]):
-        total += a_D[c] * b_D[c]
-    return total  # type: ignore[no-any-return]
-
-
-@compiled(fastmath=SUMS)
 def _weighted_error(r_D: Array, x_D: Array, weight: float) -> float:
     square = 0.0
     for c in range(r_D.shape[0]):
@@ -237,7 +230,7 @@ def _decode_rows(
 def _product_rows(g_BD: Array, indices_BK: Array, W_ND: Array, out_BK: Array) -> None:
     for r in prange(indices_BK.shape[0]):
         for j in range(indices_BK.shape[1]):
-            out_BK[r, j] = _dot(g_BD[r], W_ND[indices_BK[r, j]])
+            out_BK[r, j] = products(g_BD[r], W_ND[indices_BK[r, j]])
 
 
 @compiled(parallel=True)
@@ -259,6 +252,6 @@ def _decode_residual_rows(
         squares_B[r] = _weighted_error(r_D, x_BD[r], weight_B[r])
         for j in range(values_BK.shape[1]):
             if values_BK[r, j] > 0:
-                g_BK[r, j] = _dot(r_D, W_ND[indices_BK[r, j]])
+                g_BK[r, j] = products(r_D, W_ND[indices_BK[r, j]])
             else:
                 g_BK[r, j] = 0

@@ -28,7 +28,7 @@ def train(
         int | None, typer.Option(help="Rows per step (topk 4096, ksae 500000).")
     ] = None,
     micro_batch: Annotated[
-        int, typer.Option(help="Most rows computed at once; larger batches are accumulated.")
+        int, typer.Option(help="Most rows read at once; larger batches are put together.")
     ] = 8192,
     steps: Annotated[int | None, typer.Option(help="Run this many steps.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Run this many epochs.")] = None,

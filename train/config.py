@@ -30,7 +30,10 @@ class TrainConfig:
     batch_size: int | None = None
     """Rows per optimiser step; None: 4096 (topk), 500,000 (ksae); never more than there are."""
     micro_batch: int = 8192
-    """Most rows computed at once; larger batches are accumulated from pieces of about this size."""
+    """Most rows read and scaled at once; with the kernel reference also the most computed at once.
+
+    Elsewhere a step holds its whole batch: four float32 copies of the rows, 12 bytes a code.
+    """
     steps: int | None = None
     """Optimiser steps; not together with `epochs`."""
     epochs: int | None = None

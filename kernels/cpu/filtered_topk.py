@@ -25,20 +25,9 @@ import numpy.typing as npt
 import torch
 
 from isae.compiled import SUMS, compiled, prange
-from isae.kernels.cpu.int8_tile import (
-    LANES,
-    MOST_CHANNELS,
-    TILE_ROWS,
-    has_int8_tile,
-    score_panel,
-)
-from isae.kernels.cpu.rounding import pack, round_rows
-from isae.kernels.cpu.selection import (
-    BLOCK,
-    BLOCKS_PER_K,
-    keep_k_largest,
-    lower_bound,
-)
+from isae.kernels.cpu.int8_tile import MOST_CHANNELS, TILE_ROWS, has_int8_tile, score_panel
+from isae.kernels.cpu.rounding import pack, round_rows, slack_of
+from isae.kernels.cpu.selection import BLOCK, BLOCKS_PER_K, LANES, keep_k_largest, lower_bound
 
 Array = npt.NDArray[Any]
 
@@ -67,13 +56,14 @@ def filtered_topk(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """ReLU of the k largest of x W^T + b per row, sorted, or None if numbers are too large."""
     x, w, b = (tensor.detach().contiguous().numpy() for tensor in (x_BD, W_ND, b_N))
-    slack = np.float32((x.shape[1] + 16) * 2.0**-23)
+    slack = slack_of(x.shape[1])
     packed, rounded = pack(w, b, slack), round_rows(x, slack)
     largest_bias = np.abs(b).max()
     if not (packed.largest * rounded.largest < LARGEST and largest_bias < LARGEST):
         return None
-    values_BK = torch.empty(len(x), k, dtype=torch.float32)
-    indices_BK = torch.empty(len(x), k, dtype=torch.int64)
+    # Should fewer than k ever be found, the check for NaN must see it.
+    values_BK = torch.full((len(x), k), torch.nan, dtype=torch.float32)
+    indices_BK = torch.zeros(len(x), k, dtype=torch.int64)
     latents = packed.numbers_5N.shape[1]
     chunk = max(1, CHUNK_BYTES // (4 * latents * TILE_ROWS)) * TILE_ROWS
     out = values_BK.numpy(), indices_BK.numpy()

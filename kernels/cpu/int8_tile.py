@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from isae.compiled import Compiled, compiled
-from isae.kernels.cpu.selection import BLOCK
+from isae.kernels.cpu.selection import BLOCK, LANES
 
 TILE_ROWS = 6
 PANEL = 64
 """Latents of a panel."""
-LANES = 16
 VECTORS = PANEL // LANES
 MOST_CHANNELS = 65536
 """255 * 127 * D must stay below 2**31."""
@@ -232,7 +231,11 @@ def score_panel(
 def has_int8_tile() -> bool:
     """Whether this processor has the instruction and the compiler makes the right tile of it."""
     import llvmlite.binding
+    import numba
 
+    settings = numba.config
+    if settings.CPU_NAME or settings.CPU_FEATURES is not None or not settings.ENABLE_AVX:
+        return False  # compiled for another processor than this one: LLVM would end the process
     try:
         features = llvmlite.binding.get_host_cpu_features()
     except RuntimeError:  # LLVM does not know this system

@@ -18,6 +18,7 @@ import torch
 
 from isae.compiled import SUMS, compiled, prange
 from isae.kernels.adam_update import TINY, adam_row, products
+from isae.kernels.cpu.selection import add
 from isae.kernels.sparse_outer import PARTS, LatentGroups, part_bound, sum_group
 
 Array = npt.NDArray[Any]
@@ -61,7 +62,7 @@ def latent_update_cpu(
         unit,
         through_PD.numpy(),
     )
-    return through_PD.sum(0).to(x_BD.dtype)
+    return torch.from_numpy(through_PD.numpy().sum(0)).to(x_BD.dtype)
 
 
 def _arrays(three: Three) -> tuple[Array, Array, Array]:
@@ -75,12 +76,6 @@ def _sum_numbers(pairs_G: Array, coefficients: Array) -> float:
     for j in range(pairs_G.shape[0]):
         total += coefficients[pairs_G[j]]
     return total  # type: ignore[no-any-return]
-
-
-@compiled()
-def _add(out_D: Array, other_D: Array) -> None:
-    for c in range(out_D.shape[0]):
-        out_D[c] += other_D[c]
 
 
 @compiled()
@@ -155,13 +150,13 @@ def _update_parts(
             g_b[0] = _sum_numbers(pairs_G, g_values)
             q = aux[0][n]
             if q >= 0:
-                _add(g_enc_D, aux[1][q])
-                _add(g_dec_D, aux[2][q])
+                add(g_enc_D, aux[1][q])
+                add(g_dec_D, aux[2][q])
                 g_b[0] += aux[3][q]
             if g_b[0] != 0:
                 _add_scaled(through_PD[part], np.float64(g_b[0]), enc[0][n])
             if tied:
-                _add(g_dec_D, g_enc_D)
+                add(g_dec_D, g_enc_D)
             else:
                 _update_row((enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False)
             _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit)

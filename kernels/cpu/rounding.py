@@ -61,6 +61,11 @@ class Rounded(NamedTuple):
         return float(self.numbers_B4[:, 2:].max())
 
 
+def slack_of(d: int) -> np.float32:
+    """The share of ||x|| ||w|| that float32 may lose in a dot product of D terms and in bounds."""
+    return np.float32((d + 16) * 2.0**-23)
+
+
 def pack(w_ND: Array, b_N: Array, slack: np.float32) -> Packed:
     """Weights float32 [N, D] and biases [N] -> Packed."""
     n, d = w_ND.shape
@@ -149,7 +154,8 @@ def _range(x_D: Array) -> tuple[Any, Any]:
 def _round_row(x_D: Array, low: Any, step: Any, inverse: Any, q_D: Array) -> tuple[Any, Any]:
     error, square = x_D.dtype.type(0), x_D.dtype.type(0)
     for c in range(x_D.shape[0]):
-        rounded = np.rint((x_D[c] - low) * inverse)
+        # Where a row hardly varies the step itself is rounded, and more than 255 of them may fit.
+        rounded = min(np.rint((x_D[c] - low) * inverse), np.float32(255))
         rest = x_D[c] - (step * rounded + low)
         error += rest * rest
         square += x_D[c] * x_D[c]
@@ -171,8 +177,7 @@ def _round_all(
         step = high / np.float32(255) - low / np.float32(255)
         inverse = np.float32(0)
         if step > SMALLEST:
-            # The largest value must not round to 256.
-            inverse = one / step * (one - np.float32(2.0**-20))
+            inverse = one / step
         error, square = _round_row(x_BD[r], low, step, inverse, rounded_BD[r, :d])
         error = np.sqrt(error) * (one + slack) + np.float32(FLOOR)
         norm = np.sqrt(square) * (one + slack) + np.float32(FLOOR)

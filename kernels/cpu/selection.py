@@ -56,7 +56,8 @@ def block_maxima(values_N: Array, maxima_M: Array, half: Array) -> None:
 
 
 @compiled()
-def _add(row_N: Array, b_N: Array) -> None:
+def add(row_N: Array, b_N: Array) -> None:
+    """Row += b."""
     for i in range(row_N.shape[0]):
         row_N[i] += b_N[i]
 
@@ -155,7 +156,7 @@ def topk_rows(
         half = np.empty(16, pre_CN.dtype)
         for r in range(rows * part // parts, rows * (part + 1) // parts):
             row_N = pre_CN[r]
-            _add(row_N, b_N)
+            add(row_N, b_N)
             kept = 0
             if prune:
                 block_maxima(row_N, maxima_M, half)

@@ -14,6 +14,7 @@ from isae.kernels import (
     sparse_outer,
     topk_encode,
 )
+from isae.kernels.cpu.int8_tile import has_int8_tile
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,3 +32,6 @@ def compiled_kernels() -> None:
         sparse_outer(groups, values, x, kernel="cpu")
         column_sums(x, kernel="cpu")
         adam_update(W, W.clone(), W.clone(), W.clone(), lr=0.1, step=1, kernel="cpu")
+    if has_int8_tile():
+        x, W, b = torch.rand(128, 32), torch.rand(1024, 32), torch.rand(1024)
+        topk_encode(x, W, b, 2, kernel="cpu")

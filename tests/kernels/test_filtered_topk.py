@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from isae.kernels import topk_encode
 from isae.kernels.cpu import filtered_topk as module
 from isae.kernels.cpu.filtered_topk import can_filter, filtered_topk
 from isae.kernels.cpu.int8_tile import PANEL, has_int8_tile
-from isae.kernels.cpu.rounding import pack, round_rows
+from isae.kernels.cpu.rounding import pack, round_rows, slack_of
 from isae.kernels.topk_encode import encode_in_chunks
 
 pytestmark = pytest.mark.skipif(
@@ -56,6 +58,7 @@ SIZES = [
     (203, 67, 2111, 32),
     (150, 508, 4099, 32),
     (129, 256, 8192, 128),
+    (128, 33, 9700, 150),
 ]
 
 
@@ -76,6 +79,10 @@ def test_hard_rows_and_latents() -> None:
     x[5] = -x[5].abs()
     x[6] = 1e-40
     x[7, 0], x[7, 1] = -3e4, 3e4
+    # Hardly any range against the offset: the step between two roundings is itself rounded.
+    x[8], x[9] = 1.99766, -1.99766
+    x[8, 3] -= 763 * 2.0**-23
+    x[9, 3] += 763 * 2.0**-23
     W[0] = 0
     W[1] *= 1e-30
     W[2] *= 1e6
@@ -115,14 +122,17 @@ def test_ties_go_to_the_lowest_index() -> None:
     n=st.integers(1024, 1400),
     seed=st.integers(0, 10**6),
     spread=st.floats(0, 4),
+    offset=st.sampled_from([0.0, 1.0, 1e3, 1e6]),
 )
-def test_the_bounds_hold(d: int, n: int, seed: int, spread: float) -> None:
+def test_the_bounds_hold(d: int, n: int, seed: int, spread: float, offset: float) -> None:
     rng = np.random.default_rng(seed)
     # Sizes over many orders of magnitude: 8 bits are then coarse, and the bounds must say so.
     x = (rng.normal(size=(130, d)) * np.exp(spread * rng.normal(size=(130, d)))).astype(np.float32)
+    # An offset leaves few bits for what varies within a row.
+    x[::2] += np.float32(offset)
     w = (rng.normal(size=(n, d)) * np.exp(spread * rng.normal(size=(n, d)))).astype(np.float32)
     b = rng.normal(size=n).astype(np.float32)
-    slack = np.float32((d + 16) * 2.0**-23)
+    slack = slack_of(d)
     packed, rounded = pack(w, b, slack), round_rows(x, slack)
     scale, shift, bias, error, norm = packed.numbers_5N[:, :n].astype(np.float64)
     step, low, x_norm, x_error = rounded.numbers_B4[:130].astype(np.float64).T
@@ -136,10 +146,10 @@ def test_the_bounds_hold(d: int, n: int, seed: int, spread: float) -> None:
     check_exact(*(torch.from_numpy(array) for array in (x, w, b)), 7)
 
 
-def test_the_filter_computes_few_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_filter_computes_few_latents() -> None:
     # What makes it worth its while: the bounds leave a small part of 4,096 latents.
     x, W, b = problem(128, 256, 4096)
-    slack = np.float32((256 + 16) * 2.0**-23)
+    slack = slack_of(256)
     packed, rounded = pack(W.numpy(), b.numpy(), slack), round_rows(x.numpy(), slack)
     width = np.outer(rounded.numbers_B4[:128, 2], packed.numbers_5N[3])
     width += np.outer(rounded.numbers_B4[:128, 3], packed.numbers_5N[4])
@@ -148,6 +158,25 @@ def test_the_filter_computes_few_latents(monkeypatch: pytest.MonkeyPatch) -> Non
     assert reached.sum(1).mean() < 150
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", ["x", "W", "b"])
+def test_numbers_that_are_not_finite_are_told(bad: float, place: str) -> None:
+    x, W, b = problem(140, 40, 1100)
+    {"x": x[3], "W": W[1000], "b": b}[place][17] = bad
+    assert filtered_topk(x, W, b, 4) is None
+    with pytest.raises(DataError, match=place):
+        topk_encode(x, W, b, 4, kernel="cpu")
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Put the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 def test_the_same_bits_on_one_and_two_threads() -> None:
     x, W, b = problem(777, 96, 2048)
     results = []

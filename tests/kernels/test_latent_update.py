@@ -135,7 +135,7 @@ def test_it_is_the_documented_update(
 
 
 def test_the_same_bits_on_one_and_two_threads() -> None:
-    results = []
+    results, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         p = problem(131, 31, 211, 7, torch.float32)
@@ -149,6 +149,7 @@ def test_the_same_bits_on_one_and_two_threads() -> None:
             groups, *rows, *parameters, bias, lr=LR, step=1, unit=True, kernel="cpu"
         )
         results.append([through, p["W_enc"], p["W_dec"], p["b_enc"]])
+    torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -10,6 +10,7 @@ import pytest
 import scipy.optimize
 import torch
 
+from isae.errors import DataError
 from isae.train import TrainConfig
 from isae.train.fused import make_stepper
 from isae.train.parameters import State, encoder_scale, geometric_median, new_state
@@ -165,6 +166,41 @@ def test_thirty_float32_steps_stay_near_the_reference() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def wide(kernel: str, rows: int = 160) -> tuple[Plan, State, list[torch.Tensor]]:
+    """A problem that is large enough for the 8-bit filter of the encoder."""
+    layer = Layer(channels=40)
+    config = TrainConfig("layer", kernel=kernel, latents=1100, k=8, batch_size=rows, steps=100,
+                         warmup_steps=0, dead_rows=2 * rows)  # fmt: skip
+    plan = make_plan(config, layer, True)
+    generator = torch.Generator().manual_seed(5)
+    mix = torch.randn(40, 40, generator=generator)
+    batches = [torch.randn(rows, 40, generator=generator).relu() @ mix for _ in range(31)]
+    return plan, new_state(plan, 0, batches.pop().numpy()), batches
+
+
+def test_thirty_steps_behind_the_filter_stay_near_the_reference() -> None:
+    losses = []
+    for kernel in ("cpu", "reference"):
+        plan, state, batches = wide(kernel)
+        stepper = make_stepper(plan, state)
+        losses.append([stepper.step([x], 1e-3).loss for x in batches])
+    # As above: rounding of 1e-7 may swap an almost tied latent of nearly equal value.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][-1] < 0.98 * losses[0][0]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_batch_that_is_not_finite_changes_nothing(bad: float) -> None:
+    plan, state, batches = wide("cpu")
+    before = {name: value.clone() for name, value in state.params.items()}
+    batches[0][31, 7] = bad
+    with pytest.raises(DataError, match="x: expected finite"):
+        make_stepper(plan, state).step([batches[0]], 1e-3)
+    assert state.step == 0
+    for name, value in state.params.items():
+        assert torch.equal(value, before[name]), name
+
+
 def test_pieces_are_one_batch() -> None:
     x, states = batch(0, 66, torch.float64), []
     for pieces in (1, 3):
@@ -254,9 +290,13 @@ def test_the_same_bits_on_one_and_two_threads(case: str) -> None:
         for step in range(5):
             x = batch(step, plan.batch)
             stepper.step(list(x.split(plan.micro_batch)), 1e-3)
-        results.append(state)
-    for name, value in results[0].params.items():
-        assert torch.equal(value, results[1].params[name]), name
+        large_plan, large, batches = wide("cpu")
+        large_stepper = make_stepper(large_plan, large)
+        for x in batches[:3]:
+            large_stepper.step([x], 1e-3)
+        results.append({**state.params, **{f"wide {k}": v for k, v in large.params.items()}})
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
 
 
 def test_geometric_median_is_the_minimum() -> None:
@@ -273,7 +313,7 @@ def test_geometric_median_is_the_minimum() -> None:
     assert np.allclose(geometric_median(np.ones((3, 2))), 1)
 
 
-def test_the_first_scale_of_the_encoder_has_the_least_error() -> None:
+def test_the_first_scale_of_the_encoder_is_a_bit_less_than_the_best() -> None:
     x = batch(0, 300)
     plan = plan_of(recipe="topk")
     state = new_state(plan, 3, x.numpy())
@@ -292,7 +332,7 @@ def test_the_first_scale_of_the_encoder_has_the_least_error() -> None:
 
     best = scipy.optimize.minimize_scalar(error, bounds=(0.01, 2), method="bounded")
     # The scale is rounded to four digits behind the point.
-    assert scale == pytest.approx(best.x, abs=1e-3)
+    assert scale == pytest.approx(7 / 8 * best.x, abs=1e-3)
     tied = new_state(plan_of(tied=True), 3, x.numpy())
     assert "W_enc" not in tied.params
 
@@ -301,4 +341,4 @@ def test_an_encoder_that_reconstructs_nothing_keeps_its_scale() -> None:
     W = torch.eye(D)
     assert encoder_scale(-torch.ones(5, D), W, torch.zeros(D), 3) == 1.0
     # One latent a row, no overlap: the reconstruction is right as it is.
-    assert encoder_scale(torch.eye(D), W, torch.zeros(D), 1) == 1.0
+    assert encoder_scale(torch.eye(D), W, torch.zeros(D), 1) == 7 / 8
