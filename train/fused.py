@@ -1,9 +1,10 @@
 """The optimiser step on compiled kernels, CPU or Triton: no gradient matrix is ever written.
 
 The same loss and the same update as `isae.train.step`, from sparse codes straight to new
-parameters (`isae.kernels.latent_update`). Pieces of a batch are one batch here: a step holds its rows
-as pieces, as one, centred, and as residuals (16 B D bytes) and its codes (24 B K). With precision bfloat16 the products and gathers read
-copies of W_enc and W_dec in bfloat16, which every update writes anew from the float32 masters.
+parameters (`isae.kernels.latent_update`). Pieces of a batch are one batch here: a step holds its
+rows as pieces, as one, centred, and as residuals (16 B D bytes), and its codes (24 B K). With
+precision bfloat16 the products and gathers read copies of W_enc and W_dec in bfloat16, which every
+update writes anew from the float32 masters.
 
 Shapes: B rows, D channels, N latents, K active latents, Q dead latents.
 """

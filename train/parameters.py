@@ -109,14 +109,15 @@ def new_state(plan: Plan, seed: int, sample_RD: Array | None) -> State:
 def encoder_scale(
     x_RD: torch.Tensor, W_dec_ND: torch.Tensor, b_dec_D: torch.Tensor, k: int
 ) -> float:
-    """a for W_enc = a W_dec with b_enc = 0: 7/8 of that with the least error on `x_RD`, at most 1.
+    """The factor a of W_enc = a W_dec: 7/8 of that with the least error on `x_RD`, at most 1.
 
-    With y = x - b_dec and y_1 its reconstruction for a = 1 (values are proportional to a, the
-    choice of latents does not depend on it) the least ||x - x_hat||^2 is at sum <y, y_1> / sum
-    ||y_1||^2. Random decoder rows overlap, so with a = 1 (arXiv 2406.04093) k of them overshoot,
-    and many steps go by before the encoder has shrunk: on mixed4c the held-out FVU after 60 steps of
-    4,096 rows falls from 0.292 to 0.261 with the least error's a. Smaller a learn faster still but
-    leave more latents dead; 7/8 is a compromise of ours. Without any reconstruction a is 1.
+    With b_enc = 0, y = x - b_dec and y_1 its reconstruction for a = 1 (values are proportional to
+    a, the choice of latents does not depend on it) the least ||x - x_hat||^2 is at sum <y, y_1> /
+    sum ||y_1||^2. Random decoder rows overlap, so with a = 1 (arXiv 2406.04093) k of them
+    overshoot, and many steps go by before the encoder has shrunk: on mixed4c the held-out FVU after
+    60 steps of 4,096 rows falls from 0.292 to 0.261 with the least error's a. Smaller a learn
+    faster still but leave more latents dead; 7/8 is a compromise of ours. Without any
+    reconstruction a is 1.
     """
     product, square = 0.0, 0.0
     rows = max(1, SCALE_BYTES // (4 * W_dec_ND.shape[0]))
