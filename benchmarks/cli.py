@@ -83,7 +83,10 @@ def train(
     quiet: QuietOption = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Time whole training steps: isae's against its floor and against installed peers."""
+    """Time whole training steps: isae's against its floor and against installed peers.
+
+    One step is compared with the reference before. Exit code 1 if they differ.
+    """
     from isae.benchmarks.measure import Effort
     from isae.benchmarks.peers import chosen_peers
     from isae.benchmarks.training import bench_training
@@ -102,6 +105,7 @@ def train(
         note=reporter(quiet).say,
     )
     _end(measured, out, as_json, lambda: _tables().training_table(measured))
+    raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
 
 
 @app.command()

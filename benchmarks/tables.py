@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,16 +57,23 @@ def training_table(result: Mapping[str, Any]) -> str:
         f"{_ms(floor['parameters'])}, gathers {_ms(floor['gathers'])}",
         f"{'trainer':20} {'dtype':14} {'rows/s':>11} {'ms':>9} {'floor':>6} {'FVU':>7} {'isae':>7}",
     ]
-    lines += [_trainer_line(row) for row in result["trainers"]]
+    for row in result["trainers"]:
+        lines += [_trainer_line(row)] if row["times_s"] is not None else _fault_lines(row)
     lines += [f"{row['name']:20} {row['reason']}"[:WIDTH] for row in result["absent"]]
     return "\n".join(lines)
 
 
+def _fault_lines(row: Mapping[str, Any]) -> list[str]:
+    text = f"{row['name']:20} FAILED: {row['fault']}"
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * 21)
+
+
 def _trainer_line(row: Mapping[str, Any]) -> str:
+    faster = row["ours_times_faster"]
     return (
         f"{row['name']:20} {row['dtype']:14} {row['rows_per_s']:11,.0f} "
         f"{_ms(row['times_s']['median']):>9} {row['share_of_floor']:6.1%} "
-        f"{row['held_out_fvu']:7.4f} {row['ours_times_faster']:6.1f}x"
+        f"{row['held_out_fvu']:7.4f} " + ("-".rjust(7) if faster is None else f"{faster:6.1f}x")
     )
 
 

@@ -3,7 +3,8 @@
 Floor: one product of the encoder at the measured ceiling, one pass over both matrices and their
 moments (read and written, 48 N D bytes), and 8 B K D bytes of gathers (4 operand reads of 2 bytes
 for each pair), at the measured ceiling of a copy. Every trainer sees the same rows in the same
-order; they take turns, so that a slow minute of the machine falls on all.
+order; they take turns, so that a slow minute of the machine falls on all. Our trainer is timed only
+if one step of it, checked before, is the plain reference's.
 
 Shapes: B rows, D channels, N latents, K active latents.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,8 @@ from isae.benchmarks.measure import (
     once,
     summarise,
 )
-from isae.benchmarks.peers import INSTALL, Job, Trainer, fastest, installed
+from isae.benchmarks.peers import AUX_COEFFICIENT, INSTALL, Job, Trainer, fastest, installed
+from isae.benchmarks.step_check import check_step
 from isae.benchmarks.workloads import RowMaker, Workload
 from isae.kernels import sparse_decode, topk_encode
 from isae.train.config import TrainConfig
@@ -41,6 +43,8 @@ POOL = 8
 HELD_OUT = 2048
 DEAD_ROWS = 10_000_000
 WARMUP = 3
+Timed = tuple[dict[str, Any], Trainer]
+"""A trainer's row of the results, and the trainer."""
 
 
 @dataclass(frozen=True)
@@ -125,77 +129,131 @@ def bench_training(
     effort: Effort = NORMAL,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Train every trainer for `steps` steps in `rounds` turns -> one JSON object."""
-    maker = RowMaker(workload.d, device, seed)
-    pool = [maker.rows(workload.rows) for _ in range(POOL)]
-    held_BD = maker.rows(min(HELD_OUT, 4 * workload.rows))
+    """Train every trainer for `steps` steps in `rounds` turns -> one JSON object.
+
+    Where isae's step differs from the reference's, `failed` names it, its row has a `fault` instead
+    of times, and nothing is compared with it.
+    """
+    pool, held_BD = _rows(workload, device, seed)
     lr = 2e-4 / math.sqrt(workload.n / 2**14)
-    sample_BD = pool[0][: min(4096, workload.rows)]
-    job = Job(workload, device, lr, steps + WARMUP, dead_rows, seed, sample_BD)
-    note(f"isae, {kernel}")
-    ours = Ours(job, kernel)
-    dtype = operand_dtype(ours.plan.kernel, device)
+    job = Job(workload, device, lr, steps + WARMUP, dead_rows, seed, pool[0][:4096])
+    own, timed = _checked(job, kernel, pool[0], note)
+    dtype = operand_dtype(own["kernel"], device)
     ceilings = measure_ceilings(device, dtype, effort, small=workload.rows * workload.d < 1 << 16)
     floor = floor_seconds(workload, ceilings)
-    trainers: list[Trainer] = [ours]
-    rows = [{"name": ours.name, "dtype": ours.dtype, "kernel": ours.plan.kernel}]
-    absent = []
-    for row, trainer in _started(peers, job, pool[0], note):
-        if trainer is None:
-            absent.append(row)
-        else:
-            trainers.append(trainer)
-            rows.append(row)
-    times = _take_turns(trainers, pool, device, steps, rounds, note)
-    for row, trainer, seconds in zip(rows, trainers, times, strict=True):
+    started, absent = _started(peers, job, pool[0], note)
+    timed += started
+    times = _take_turns([trainer for _, trainer in timed], pool, device, (steps, rounds), note)
+    for (row, trainer), seconds in zip(timed, times, strict=True):
         row |= _measured(trainer, seconds, held_BD, workload, floor["total"])
-    for row in rows:
-        row["ours_times_faster"] = rows[0]["rows_per_s"] / row["rows_per_s"]  # type: ignore[operator]
     return {
         **header("train", workload, device),
-        "settings": {
-            "kernel": rows[0]["kernel"],
-            "seed": seed,
-            "steps": steps,
-            "warmup": WARMUP,
-            "lr": lr,
-            "dead_rows": dead_rows,
-            "aux_coefficient": 1 / 32,
-            "optimiser": "Adam, one update a batch",
-        },
+        "settings": _settings(job, own["kernel"]),
         "ceilings": ceilings.json(),
         "floor_s": floor,
-        "trainers": rows,
+        "trainers": _compared(own, [row for row, _ in started]),
+        "quality": _quality(own, [row for row, _ in started]),
         "absent": absent,
+        "failed": [] if own["fault"] is None else [own["name"]],
     }
+
+
+def _rows(
+    workload: Workload, device: torch.device, seed: int
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Batches to train on, and held-out rows."""
+    maker = RowMaker(workload.d, device, seed)
+    pool = [maker.rows(workload.rows) for _ in range(POOL)]
+    return pool, maker.rows(min(HELD_OUT, 4 * workload.rows))
+
+
+def _checked(
+    job: Job, kernel: str, x_BD: torch.Tensor, note: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Timed]]:
+    """Our row, and our trainer with it if its step is the reference's."""
+    note(f"isae, {kernel}: one step against the reference")
+    ours = Ours(job, kernel)
+    check = check_step(ours.plan, ours.state, ours.stepper, x_BD, ours.lr)
+    row = {
+        "name": ours.name,
+        "dtype": ours.dtype,
+        "kernel": ours.plan.kernel,
+        "check": check.json(),
+        "fault": check.fault,
+        **dict.fromkeys(("times_s", "rows_per_s", "share_of_floor", "held_out_fvu")),
+    }
+    return row, [(row, ours)] if check.fault is None else []
+
+
+def _settings(job: Job, kernel: str) -> dict[str, Any]:
+    return {
+        "kernel": kernel,
+        "seed": job.seed,
+        "steps": job.steps - WARMUP,
+        "warmup": WARMUP,
+        "lr": job.lr,
+        "dead_rows": job.dead_rows,
+        "aux_coefficient": AUX_COEFFICIENT,
+        "optimiser": "Adam, one update a batch",
+    }
+
+
+def _compared(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All rows, with how many times faster we are; None where we have no speed."""
+    speed = own["rows_per_s"]
+    rows = [own, *peers]
+    for row in rows:
+        row["ours_times_faster"] = None if speed is None else speed / row["rows_per_s"]
+    return rows
+
+
+def _quality(own: dict[str, Any], peers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Our held-out FVU against each peer's after the same rows; nothing where we have none."""
+    ours = own["held_out_fvu"]
+    return [
+        {
+            "against": row["name"],
+            "held_out_fvu": ours,
+            "peer_held_out_fvu": row["held_out_fvu"],
+            "fvu_no_worse": ours <= row["held_out_fvu"],
+        }
+        for row in peers
+        if ours is not None
+    ]
 
 
 def _started(
     peers: list[Any], job: Job, x_BD: torch.Tensor, note: Callable[[str], None]
-) -> Iterator[tuple[dict[str, Any], Trainer | None]]:
+) -> tuple[list[Timed], list[dict[str, Any]]]:
+    """Peers that run here with their rows, and the rows of the others."""
+    found: list[Timed] = []
+    absent: list[dict[str, Any]] = []
     for peer in peers:
         version = installed(peer)
         row: dict[str, Any] = {"name": peer.name}
         if version is None:
-            yield {**row, "reason": INSTALL}, None
+            absent.append({**row, "reason": INSTALL})
             continue
         note(f"{peer.name} {version}: its fastest dtype")
         try:
             trainer, trials = fastest(peer, job, x_BD, lambda call: once(call, job.device))
         except Exception as error:  # a peer that cannot run here is a result, not our failure
-            yield {**row, "version": version, "reason": str(error)[:300]}, None
+            absent.append({**row, "version": version, "reason": str(error)[:300]})
             continue
-        yield {**row, "version": version, "dtype": trainer.dtype, "trials_s": trials}, trainer
+        row |= {"version": version, "dtype": trainer.dtype, "trials_s": trials}
+        found.append((row, trainer))
+    return found, absent
 
 
 def _take_turns(
     trainers: list[Trainer],
     pool: list[torch.Tensor],
     device: torch.device,
-    steps: int,
-    rounds: int,
+    length: tuple[int, int],
     note: Callable[[str], None],
 ) -> list[list[float]]:
+    """Seconds of every step of each; `length` is steps and the turns that they come in."""
+    steps, rounds = length
     for trainer in trainers:
         for number in range(WARMUP):
             trainer.step(pool[number % POOL])

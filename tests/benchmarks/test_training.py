@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from isae.benchmarks import cli, peers
+from isae import kernels
+from isae.benchmarks import cli, peers, step_check
 from isae.benchmarks.measure import QUICK
 from isae.benchmarks.tables import training_table
-from isae.benchmarks.training import bench_training
+from isae.benchmarks.training import Ours, bench_training
 from isae.benchmarks.workloads import find_workload
 from isae.cli import main as run_app
 from isae.errors import UnknownNameError
@@ -78,6 +79,116 @@ def test_trainers_take_turns_in_their_fastest_dtype() -> None:
         assert row["held_out_fvu"] > 0
     assert ours["ours_times_faster"] == 1
     assert plain["ours_times_faster"] == pytest.approx(ours["rows_per_s"] / plain["rows_per_s"])
+
+
+def test_quality_is_compared_with_every_peer() -> None:
+    result = bench(Plain)
+    ours, plain = result["trainers"]
+    (quality,) = result["quality"]
+    assert quality["against"] == "plain"
+    assert quality["fvu_no_worse"] == (ours["held_out_fvu"] <= plain["held_out_fvu"])
+    assert quality["peer_held_out_fvu"] == plain["held_out_fvu"]
+
+
+def doubled_gradients(*operands: Any, grad_scale: Any, **options: Any) -> Any:
+    return kernels.latent_update(*operands, grad_scale=2 * grad_scale, **options)
+
+
+def without_auxk(*operands: Any, aux: Any, **options: Any) -> Any:
+    return kernels.latent_update(*operands, aux=None, **options)
+
+
+def decoder_not_written(*operands: Any, **options: Any) -> Any:
+    before = operands[6].value.clone()
+    through = kernels.latent_update(*operands, **options)
+    operands[6].value.copy_(before)
+    return through
+
+
+def one_latent_forgotten(*operands: Any, **options: Any) -> Any:
+    """The latent that moved most."""
+    encoder = operands[5]
+    through = kernels.latent_update(*operands, **options)
+    encoder.first[encoder.first.norm(dim=1).argmax()] = 0
+    return through
+
+
+def crash(*operands: Any, **options: Any) -> Any:
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("broken", "fault"),
+    [
+        (doubled_gradients, "first moment of W_enc"),
+        (without_auxk, "first moment of W_dec"),
+        (decoder_not_written, "change of W_dec"),
+        (one_latent_forgotten, "first moment of W_enc"),
+        (crash, "found ValueError: no such thing"),
+    ],
+)
+def test_a_broken_update_gets_no_speed(
+    broken: Any, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isae.train.fused.latent_update", broken)
+    result = bench(Plain)
+    ours, plain = result["trainers"]
+    assert (ours["rows_per_s"], ours["share_of_floor"], ours["times_s"]) == (None, None, None)
+    assert fault in ours["fault"]
+    assert "expected" in ours["fault"]
+    assert not ours["check"]["passed"]
+    assert plain["rows_per_s"] > 0
+    assert (ours["ours_times_faster"], plain["ours_times_faster"]) == (None, None)
+    assert result["quality"] == []
+    assert result["failed"] == ["isae"]
+    table = training_table(result)
+    assert "FAILED" in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_a_broken_update_is_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("isae.train.fused.latent_update", doubled_gradients)
+    out = tmp_path / "train.json"
+    command = "isae-bench train --workload tiny --kernel cpu --peers none --steps 3 --device cpu"
+    monkeypatch.setattr("sys.argv", [*command.split(), "--seconds", "0", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        run_app(cli.app)
+    assert ended.value.code == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert json.loads(out.read_text())["trainers"][0]["rows_per_s"] is None
+
+
+def test_the_check_leaves_a_small_state_as_it_was() -> None:
+    job = peers.Job(TINY, CPU, 1e-3, 3, 10_000_000, 0, torch.rand(48, TINY.d))
+    ours = Ours(job, "cpu")
+    before = {name: value.clone() for name, value in ours.state.params.items()}
+    check = step_check.check_step(ours.plan, ours.state, ours.stepper, job.sample_BD, 1e-3)
+    assert check.fault is None
+    assert len(check.errors) == 10
+    assert (ours.state.step, ours.state.rows) == (0, 0)
+    assert all(torch.equal(value, before[name]) for name, value in ours.state.params.items())
+
+
+def wrong_residual(*operands: Any, **options: Any) -> Any:
+    found = kernels.decode_residual(*operands, **options)
+    found.squares_B[0] *= 3
+    return found
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_large_state_is_checked_by_its_fvu(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_check, "SMALL_STATE", 0)
+    monkeypatch.setattr(step_check, "DENSE_BYTES", 4 * TINY.n * 5)  # 48 rows, 5 at a time
+    if broken:
+        monkeypatch.setattr("isae.train.fused.decode_residual", wrong_residual)
+    result = bench()
+    (ours,) = result["trainers"]
+    assert list(ours["check"]["errors"]) == ["fvu"]
+    assert ours["check"]["rows"] == 48
+    assert (ours["fault"] is not None) == broken
+    assert (ours["rows_per_s"] is None) == broken
 
 
 def test_training_lowers_the_held_out_error() -> None:
@@ -148,7 +259,7 @@ def test_the_command_writes_its_results(
     assert json.loads(capsys.readouterr().out) == result
     assert set(result) >= {
         "schema", "command", "workload", "device", "machine", "versions", "commit", "settings",
-        "ceilings", "floor_s", "trainers", "absent",
+        "ceilings", "floor_s", "trainers", "quality", "absent", "failed",
     }  # fmt: skip
     assert result["settings"]["steps"] == 3
     assert result["settings"]["dead_rows"] == 10_000_000
