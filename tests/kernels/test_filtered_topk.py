@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +22,9 @@ from isae.kernels.topk_encode import encode_in_chunks
 pytestmark = pytest.mark.skipif(
     not has_int8_tile(), reason="needs a processor with AVX-512 VNNI; others take the float path"
 )
+
+
+Array = npt.NDArray[np.float32]
 
 
 def problem(
@@ -79,10 +83,6 @@ def test_hard_rows_and_latents() -> None:
     x[5] = -x[5].abs()
     x[6] = 1e-40
     x[7, 0], x[7, 1] = -3e4, 3e4
-    # Hardly any range against the offset: the step between two roundings is itself rounded.
-    x[8], x[9] = 1.99766, -1.99766
-    x[8, 3] -= 763 * 2.0**-23
-    x[9, 3] += 763 * 2.0**-23
     W[0] = 0
     W[1] *= 1e-30
     W[2] *= 1e6
@@ -116,6 +116,22 @@ def test_ties_go_to_the_lowest_index() -> None:
         assert row[29] - row[28] == 1024
 
 
+def assert_bounds_hold(x: Array, w: Array, b: Array) -> None:
+    """Every pre-activation lies where the 8-bit sums and the measured norms say."""
+    (rows, d), n = x.shape, len(w)
+    slack = slack_of(d)
+    packed, rounded = pack(w, b, slack), round_rows(x, slack)
+    scale, shift, bias, error, norm = packed.numbers_5N[:, :n].astype(np.float64)
+    step, low, x_norm, x_error = rounded.numbers_B4[:rows].astype(np.float64).T
+    p = packed.weights.reshape(-1, packed.weights.shape[1], PANEL, 4).transpose(0, 2, 1, 3)
+    p = p.reshape(-1, packed.weights.shape[1] * 4)[:n, :d].astype(np.float64)
+    q = rounded.rows[:rows, :d].astype(np.float64)
+    approximate = step[:, None] * scale * (q @ p.T) + low[:, None] * shift + bias
+    width = x_norm[:, None] * error + x_error[:, None] * norm + slack * np.abs(b).max()
+    exact = x.astype(np.float64) @ w.astype(np.float64).T + b
+    assert (np.abs(exact - approximate) <= width).all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     d=st.integers(32, 90),
@@ -132,18 +148,19 @@ def test_the_bounds_hold(d: int, n: int, seed: int, spread: float, offset: float
     x[::2] += np.float32(offset)
     w = (rng.normal(size=(n, d)) * np.exp(spread * rng.normal(size=(n, d)))).astype(np.float32)
     b = rng.normal(size=n).astype(np.float32)
-    slack = slack_of(d)
-    packed, rounded = pack(w, b, slack), round_rows(x, slack)
-    scale, shift, bias, error, norm = packed.numbers_5N[:, :n].astype(np.float64)
-    step, low, x_norm, x_error = rounded.numbers_B4[:130].astype(np.float64).T
-    p = packed.weights.reshape(-1, packed.weights.shape[1], PANEL, 4).transpose(0, 2, 1, 3)
-    p = p.reshape(-1, packed.weights.shape[1] * 4)[:n, :d].astype(np.float64)
-    q = rounded.rows[:130, :d].astype(np.float64)
-    approximate = step[:, None] * scale * (q @ p.T) + low[:, None] * shift + bias
-    width = x_norm[:, None] * error + x_error[:, None] * norm + slack * np.abs(b).max()
-    exact = x.astype(np.float64) @ w.astype(np.float64).T + b
-    assert (np.abs(exact - approximate) <= width).all()
+    assert_bounds_hold(x, w, b)
     check_exact(*(torch.from_numpy(array) for array in (x, w, b)), 7)
+
+
+def test_rows_that_hardly_vary_round_within_a_byte() -> None:
+    # Ranges of some hundred roundings of the offset: the step itself is rounded then, and without
+    # care the largest number becomes 256 steps.
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.uniform(1, 2, (5000, 1)).astype(np.float32), 32, 1)
+    x[np.arange(5000), rng.integers(0, 32, 5000)] -= rng.integers(200, 1500, 5000) * 2.0**-23
+    # Equal weights round exactly, and the errors of a row's channels add up.
+    w = np.repeat(2.0 ** rng.integers(-3, 3, (1024, 1)), 32, 1).astype(np.float32)
+    assert_bounds_hold(x, w, np.zeros(1024, np.float32))
 
 
 def test_the_filter_computes_few_latents() -> None:
