@@ -130,7 +130,11 @@ def quality(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train on the same rows with several trainers: held-out FVU and dead latents, paired."""
+    """Train on the same rows with several trainers: held-out FVU and dead latents, paired.
+
+    Exit code 1 if the first does not hold: FVU within 1 % and dead share within a point of other
+    kernels' in the mean over seeds, FVU no higher than a peer's.
+    """
     from isae.benchmarks.peers import chosen_peers
     from isae.benchmarks.quality import bench_quality
     from isae.device import resolve_device
@@ -151,6 +155,7 @@ def quality(
         note=reporter(quiet).say,
     )
     _end(measured, out, as_json, lambda: _tables().quality_table(measured))
+    raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
 
 
 def compile_all(workload: str) -> list[dict[str, Any]]:

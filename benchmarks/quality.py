@@ -4,10 +4,16 @@ Every trainer starts from its own initialisation of the same seed, sees the same
 same order, with the same Adam, learning rate, AuxK coefficient and measure of death, and is
 judged on the store's held-out rows:
 
-    FVU = sum ||x - x_hat||^2 / sum ||x - mean||^2,   dead = share of latents that fire nowhere
-    in the last rows that were trained on
+    FVU = sum ||x - x_hat||^2 / sum ||x - mean||^2
+
+and on the batches that come next in the same order after the last step, JUDGED rows in all:
+
+    dead = share of latents that fire for none of them
 
 Rows are divided by one number, so that a channel's mean variance is 1.
+
+The first trainer holds against another kernel of isae if, in the mean over seeds, its FVU is within
+1 % of the other's and its dead share within a point; against a peer if its FVU is no higher.
 
 Shapes: B rows, D channels, N latents.
 """
@@ -18,7 +24,8 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +40,34 @@ from isae.store import Store, open_store
 
 HELD_OUT = 16384
 JUDGED = 65536
-"""Rows among which a latent must fire once to be alive."""
+"""Rows among which a latent must fire once to be alive, rounded up to whole batches."""
+FVU_BAR, DEAD_BAR = 0.01, 0.01
+OURS = "isae "
+"""How names of our trainers begin; the kernel follows."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows of one layer of a store, scaled."""
+
+    store: Store
+    layer: str
+    scale: float
+    batch: int
+    device: torch.device
+
+    def batches(self, seed: int) -> Iterator[torch.Tensor]:
+        """Training batches of a seed, from the first."""
+        for x in self.store.batches(self.layer, self.batch, seed=seed):
+            yield self._scaled(x)
+
+    def held_out(self) -> torch.Tensor:
+        """Rows that nobody trains on."""
+        first = self.store.layers[self.layer].train_rows
+        return self._scaled(self.store.activations(self.layer)[first : first + HELD_OUT])
+
+    def _scaled(self, x: Any) -> torch.Tensor:
+        return torch.from_numpy(x).to(self.device).float() * self.scale
 
 
 def bench_quality(
@@ -54,68 +88,78 @@ def bench_quality(
 ) -> dict[str, Any]:
     """Train each of `kernels` (isae) and `peers` on the same rows, per seed -> one JSON object.
 
+    `failed` names the trainers against which the first one does not hold.
     Raises DataError if the store has no held-out rows.
     """
-    store = open_store(path)
-    stored = store.layers[layer]
-    if stored.rows == stored.train_rows:
-        raise DataError(f"{path}: expected held-out rows of {layer}, found none; build with some")
-    scale = 1 / math.sqrt(float(store.statistics(layer).var_C.mean()))
-    held = store.activations(layer)[stored.train_rows : stored.train_rows + HELD_OUT]
-    held_BD = torch.from_numpy(held).to(device).float() * scale
-    workload = Workload("quality", batch, stored.channels, latents, k)
-    rows = []
+    data = _open(path, layer, batch, device)
+    channels = data.store.layers[layer].channels
+    workload = Workload("quality", batch, channels, latents, k)
+    rows: list[dict[str, Any]] = []
     for seed in seeds:
-        sample_BD = next(_batches(store, layer, batch, seed, scale, device))
-        job = Job(workload, device, lr, steps, dead_rows, seed, sample_BD)
-        for name, start in _starters(kernels, peers, job):
-            batches = _batches(store, layer, batch, seed, scale, device)
-            begun = time.perf_counter()
-            trainer = start()
-            for x_BD in itertools.islice(batches, steps):
-                trainer.step(x_BD)
-            row = {"name": name, "seed": seed, "seconds": time.perf_counter() - begun}
-            row |= _judged(trainer, held_BD, batches, batch, latents)
-            note(f"{name}, seed {seed}: FVU {row['fvu']:.4f}, dead {row['dead']:.2%}")
-            rows.append(row)
+        job = Job(workload, device, lr, steps, dead_rows, seed, next(data.batches(seed)))
+        rows += _runs(job, data, _starters(kernels, peers, job), note)
+    pairs = [_paired(rows, name) for name in _names(rows)[1:]]
     settings = {"k": k, "latents": latents, "batch": batch, "steps": steps, "lr": lr}
     return {
         "command": "quality",
         "machine": machine(),
         "commit": commit(),
-        "store": {"content_id": store.content_id, "layer": layer, "channels": stored.channels},
+        "store": {"content_id": data.store.content_id, "layer": layer, "channels": channels},
         "settings": {**settings, "dead_rows": dead_rows, "seeds": list(seeds)},
         "runs": rows,
-        "against_first": [_paired(rows, name) for name in _names(rows)[1:]],
+        "against_first": pairs,
         "absent": [{"name": p.name, "reason": INSTALL} for p in peers if installed(p) is None],
+        "failed": [pair["against"] for pair in pairs if not pair["holds"]],
     }
+
+
+def _open(path: Path, layer: str, batch: int, device: torch.device) -> Data:
+    store = open_store(path)
+    stored = store.layers[layer]
+    if stored.rows == stored.train_rows:
+        raise DataError(f"{path}: expected held-out rows of {layer}, found none; build with some")
+    scale = 1 / math.sqrt(float(store.statistics(layer).var_C.mean()))
+    return Data(store, layer, scale, batch, device)
+
+
+def _runs(
+    job: Job,
+    data: Data,
+    starters: Iterable[tuple[str, Callable[[], Trainer]]],
+    note: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """Train and judge every trainer of one seed."""
+    held_BD = data.held_out()
+    for name, start in starters:
+        batches = data.batches(job.seed)
+        begun = time.perf_counter()
+        trainer = start()
+        for x_BD in itertools.islice(batches, job.steps):
+            trainer.step(x_BD)
+        row = {"name": name, "seed": job.seed, "seconds": time.perf_counter() - begun}
+        row |= _judged(trainer, held_BD, batches, job.workload)
+        note(f"{name}, seed {job.seed}: FVU {row['fvu']:.4f}, dead {row['dead']:.2%}")
+        yield row
 
 
 def _starters(
     kernels: list[str], peers: list[Any], job: Job
 ) -> Iterator[tuple[str, Callable[[], Trainer]]]:
     for kernel in kernels:
-        yield f"isae {kernel}", lambda kernel=kernel: Ours(job, kernel)  # type: ignore[misc]
+        yield OURS + kernel, lambda kernel=kernel: Ours(job, kernel)  # type: ignore[misc]
     for peer in peers:
         if installed(peer) is not None:
             yield peer.name, lambda peer=peer: peer(job, "float32")  # type: ignore[misc]
-
-
-def _batches(
-    store: Store, layer: str, batch: int, seed: int, scale: float, device: torch.device
-) -> Iterator[torch.Tensor]:
-    for x in store.batches(layer, batch, seed=seed):
-        yield torch.from_numpy(x).to(device).float() * scale
 
 
 def _judged(
     trainer: Trainer,
     held_BD: torch.Tensor,
     batches: Iterator[torch.Tensor],
-    batch: int,
-    latents: int,
+    workload: Workload,
 ) -> dict[str, float]:
-    fired_N = torch.zeros(latents, dtype=torch.bool, device=held_BD.device)
+    batch = workload.rows
+    fired_N = torch.zeros(workload.n, dtype=torch.bool, device=held_BD.device)
     error = 0.0
     with torch.no_grad():
         for start in range(0, len(held_BD), batch):
@@ -136,13 +180,24 @@ def _paired(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     pairs = list(zip(*(_of(rows, one) for one in (_names(rows)[0], name)), strict=True))
     ratios = [ours["fvu"] / theirs["fvu"] - 1 for ours, theirs in pairs]
     points = [ours["dead"] - theirs["dead"] for ours, theirs in pairs]
+    fvu, dead = statistics.fmean(ratios), statistics.fmean(points)
+    same = abs(fvu) <= FVU_BAR and abs(dead) <= DEAD_BAR
     return {
         "against": name,
         "fvu_relative": ratios,
-        "fvu_relative_mean": statistics.fmean(ratios),
+        "fvu_relative_mean": fvu,
         "dead_difference": points,
-        "dead_difference_mean": statistics.fmean(points),
+        "dead_difference_mean": dead,
+        "bars": _bars(name),
+        "holds": same if name.startswith(OURS) else fvu <= 0,
     }
+
+
+def _bars(name: str) -> dict[str, float]:
+    """What is allowed against `name`: at most, or for a kernel of isae at most in size."""
+    if name.startswith(OURS):
+        return {"fvu_relative_mean_size": FVU_BAR, "dead_difference_mean_size": DEAD_BAR}
+    return {"fvu_relative_mean": 0.0}
 
 
 def _of(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

@@ -113,7 +113,8 @@ def quality_table(result: dict[str, Any]) -> str:
     ]
     lines += [
         f"{result['runs'][0]['name']} against {pair['against']}: FVU "
-        f"{pair['fvu_relative_mean']:+.2%}, dead {pair['dead_difference_mean']:+.2%}"
+        f"{pair['fvu_relative_mean']:+.2%}, dead {pair['dead_difference_mean']:+.2%}: "
+        + ("holds" if pair["holds"] else "fails")
         for pair in result["against_first"]
     ]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from isae.benchmarks import cli, quality
+from isae.benchmarks import cli, peers, quality
 from isae.benchmarks.peers import Job
 from isae.errors import DataError
 from isae.store import BuildConfig, build_store
@@ -86,6 +86,64 @@ def test_everybody_sees_the_same_rows_and_is_judged_alike(store: Path) -> None:
     want = [runs["isae cpu", seed]["fvu"] / runs["mean", seed]["fvu"] - 1 for seed in (0, 1)]
     assert pair["fvu_relative"] == pytest.approx(want)
     assert pair["fvu_relative_mean"] == pytest.approx(sum(want) / 2)
+
+
+def pair_of(name: str, fvu: list[float], dead: list[float]) -> dict[str, Any]:
+    """The first trainer has FVU 1 and no dead latents; `name` these."""
+    rows: list[dict[str, Any]] = []
+    for seed, (its_fvu, its_dead) in enumerate(zip(fvu, dead, strict=True)):
+        rows.append({"name": "isae cpu", "seed": seed, "fvu": 1.0, "dead": 0.0})
+        rows.append({"name": name, "seed": seed, "fvu": its_fvu, "dead": its_dead})
+    return quality._paired(rows, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "fvu", "dead", "holds"),
+    [
+        ("isae reference", [1.05, 0.96], [0.05, -0.05], True),  # in the mean over seeds
+        ("isae reference", [1.012, 1.012], [0.0, 0.0], False),  # better by more than 1 % too
+        ("isae reference", [0.985, 0.985], [0.0, 0.0], False),
+        ("isae reference", [1.0, 1.0], [0.02, 0.005], False),
+        ("isae reference", [1.0, 1.0], [-0.02, -0.005], False),
+        ("isae reference", [1.0, float("nan")], [0.0, 0.0], False),
+        ("sparsify", [1.0, 1.0], [0.3, 0.3], True),
+        ("sparsify", [1.5, 0.9], [0.0, 0.0], True),
+        ("sparsify", [0.999, 0.999], [0.0, 0.0], False),
+        ("sparsify", [float("nan"), 1.5], [0.0, 0.0], False),
+    ],
+)
+def test_the_bars(name: str, fvu: list[float], dead: list[float], holds: bool) -> None:
+    assert pair_of(name, fvu, dead)["holds"] is holds
+
+
+class Perfect(Mean):
+    """A peer that nobody can match."""
+
+    name = "perfect"
+
+    def reconstruct(self, x_BD: torch.Tensor) -> torch.Tensor:
+        return x_BD * 0.999
+
+
+@pytest.mark.parametrize(("peer", "code"), [(Mean, 0), (Perfect, 1)])
+def test_exit_code_1_where_the_first_does_not_hold(
+    peer: Any,
+    code: int,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(peers.PEERS, peer.name, peer)
+    options = f"--layer mixed3a --kernels cpu,reference --peers {peer.name} --latents 64 --k 4"
+    options += " --batch-size 100 --steps 30 --seeds 1 --lr 0.01 --quiet"
+    monkeypatch.setattr(sys, "argv", f"isae-bench quality {store} {options}".split())
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    *_, reference, last = capsys.readouterr().out.splitlines()
+    assert end.value.code == code
+    assert reference.endswith(": holds")
+    assert last.endswith(": fails" if code else ": holds")
+    assert len(last) <= 80
 
 
 def store_batches(path: Path, seed: int) -> list[float]:
