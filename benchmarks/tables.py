@@ -42,7 +42,8 @@ def kernels_table(result: Mapping[str, Any]) -> str:
     memory = result.get("topk_encode_memory")
     if memory:
         lines.append(
-            f"topk_encode took {memory['extra_bytes'] / 2**20:,.0f} MiB; 1/16 of [B, N] is "
+            ("" if memory["within"] else "FAILED: ")
+            + f"topk_encode took {memory['extra_bytes'] / 2**20:,.0f} MiB; 1/16 of [B, N] is "
             f"{memory['allowed_bytes'] / 2**20:,.0f} MiB"
         )
     return "\n".join(lines)

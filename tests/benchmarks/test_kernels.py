@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from isae.benchmarks import cli, operations
+from isae.benchmarks import kernels as bench_module
 from isae.benchmarks.kernels import bench_kernels
 from isae.benchmarks.measure import QUICK
 from isae.benchmarks.operations import OPERATIONS, Inputs, Operation
 from isae.benchmarks.tables import compile_table, kernels_table
-from isae.benchmarks.workloads import Workload, find_workload
+from isae.benchmarks.workloads import WORKLOADS, Workload, find_workload
 from isae.cli import main as run_app
 
 CPU = torch.device("cpu")
@@ -27,8 +28,8 @@ def named(name: str) -> Operation:
     return found
 
 
-def bench(*wanted: Operation, kernel: str = "cpu") -> dict[str, Any]:
-    return bench_kernels(TINY, kernel=kernel, device=CPU, effort=QUICK, operations=wanted)
+def bench(*wanted: Operation, kernel: str = "cpu", work: Workload = TINY) -> dict[str, Any]:
+    return bench_kernels(work, kernel=kernel, device=CPU, effort=QUICK, operations=wanted)
 
 
 def first_value_off(result: Any) -> Any:
@@ -166,6 +167,35 @@ def test_a_failed_check_is_exit_code_1(
     monkeypatch.setattr("isae.benchmarks.kernels.bench_kernels", broken_bench)
     assert run(ARGUMENTS, monkeypatch) == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("over", "code"), [(0, 0), (1, 1)])
+def test_too_much_memory_is_exit_code_1(
+    over: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a CUDA device would have measured is made up; all that is made of it is real."""
+    work = replace(TINY, n=960)
+    monkeypatch.setitem(WORKLOADS, "tiny", work)
+    allowed = 4 * work.rows * work.n // 16
+    monkeypatch.setattr(bench_module, "_peak_bytes", lambda operation, inputs: allowed + over)
+    # Where results are put together only: the times are a CPU's.
+    monkeypatch.setattr(bench_module, "is_gpu", lambda device: True)
+    assert run([*ARGUMENTS, "--seconds", "0"], monkeypatch) == code
+    assert ("FAILED: topk_encode took" in capsys.readouterr().out) == bool(over)
+
+
+def test_memory_is_judged_where_topk_encode_works_and_n_is_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_module, "_peak_bytes", lambda operation, inputs: 1 << 40)
+    monkeypatch.setattr(bench_module, "is_gpu", lambda device: True)
+    encode = named("topk_encode")
+    broken = replace(encode, run=lambda inputs: second_best(encode.run(inputs)))
+    work = replace(TINY, n=960)
+    assert bench(encode, work=work)["failed"] == ["topk_encode_memory"]
+    assert bench(broken, work=work)["failed"] == ["topk_encode"]
+    assert bench(named("column_sums"), work=work)["failed"] == []
+    assert bench(encode)["failed"] == []  # its 12 B K bytes are more than a sixteenth of 4 B N
 
 
 def test_tables_fit_80_columns() -> None:
