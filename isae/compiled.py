@@ -1,9 +1,10 @@
 """Loops compiled by numba on their first call, so that numba is imported only where it is used.
 
-A loop is an ordinary typed function under `@compiled`. It may call other compiled functions of
-others and use `prange`, which this module replaces by numba's when it compiles. Compiled code is
-kept in numba's cache (beside the file, or in the user's cache folder where that cannot be written;
-NUMBA_CACHE_DIR moves it), keyed by processor and by the text of every file that it came from.
+A loop is an ordinary typed function under `@compiled`. It may call other compiled
+functions, of other files too, and use `prange`, which this module replaces by numba's when it
+compiles. Compiled code is kept in numba's cache (beside the file, or in the user's cache folder
+where that cannot be written; NUMBA_CACHE_DIR moves it), keyed by processor and by the text of every
+file that it came from.
 """
 
 from __future__ import annotations

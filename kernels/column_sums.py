@@ -16,8 +16,9 @@ from isae.kernels.checks import check_tensor
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]
-ROWS = 64
-"""Rows of one partial sum: the order of additions does not depend on threads."""
+ROWS, MOST_PARTS = 64, 256
+"""Rows of one partial sum, more where there would be too many of them to keep. Both depend on B
+alone, so the order of additions does not depend on threads."""
 
 
 def column_sums(
@@ -40,10 +41,11 @@ def column_sums(
     if chosen == "reference":
         x64_BD, weight_B1 = x_BD.detach().double(), weight_B.detach().double()[:, None]
         return (weight_B1 * x64_BD).sum(0), (weight_B1 * x64_BD.square()).sum(0)
-    parts = -(-x_BD.shape[0] // ROWS)
+    rows = max(ROWS, -(-x_BD.shape[0] // MOST_PARTS))
+    parts = -(-x_BD.shape[0] // rows)
     sums_P2D = torch.zeros(parts, 2, x_BD.shape[1], dtype=torch.float64)
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    _sum_parts(x, weight, ROWS, sums_P2D.numpy())
+    _sum_parts(x, weight, rows, sums_P2D.numpy())
     # By numpy: a thread of torch would spin on after it, beside the loops that follow.
     sums_2D = torch.from_numpy(sums_P2D.numpy().sum(0))
     return sums_2D[0], sums_2D[1]

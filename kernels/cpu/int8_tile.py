@@ -10,7 +10,7 @@ reads them in order: `packed[panel, d // 4, 64 latents * 4]`, a panel being 64 l
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class TileFunction(Compiled[[int, int, int, int, int, int, int, int, int, int, i
     """
 
     def __init__(self) -> None:
-        super().__init__(_no_python, parallel=False, fastmath=frozenset())
+        super().__init__(cast("Any", _emit), parallel=False, fastmath=frozenset())
 
     def _compile(self) -> Any:
         from numba import types
@@ -54,10 +54,6 @@ class TileFunction(Compiled[[int, int, int, int, int, int, int, int, int, int, i
             return signature, _emit
 
         return intrinsic(tile)
-
-
-def _no_python(*addresses: int) -> None:
-    raise NotImplementedError("the tile exists only in compiled loops")
 
 
 class Emitter:
