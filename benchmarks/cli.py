@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from isae.cli import JsonOption, QuietOption, SeedOption, finish, new_app, reporter
+from isae.cli import JsonOption, QuietOption, SeedOption, finish, json_safe, new_app, reporter
 from isae.cli import main as run_app
 from isae.errors import KernelError
 from isae.files import write_json
@@ -121,7 +122,7 @@ def quality(
     k: Annotated[int, typer.Option(min=1, help="Active latents per row.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 4096,
     steps: Annotated[int, typer.Option(min=1, help="Steps of every trainer.")] = 60,
-    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
+    lr: Annotated[float, typer.Option(min=0, help="Learning rate of Adam.")] = 1e-3,
     dead_rows: Annotated[
         int, typer.Option(min=1, help="Rows without firing that make a latent dead, for AuxK.")
     ] = 100_000,
@@ -152,7 +153,8 @@ def quality(
         lr=lr,
         dead_rows=dead_rows,
         seeds=tuple(range(seeds)),
-        note=reporter(quiet).say,
+        report=reporter(quiet),
+        save=partial(_save, out),
     )
     _end(measured, out, as_json, lambda: _tables().quality_table(measured))
     raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
@@ -176,9 +178,13 @@ def compile_all(workload: str) -> list[dict[str, Any]]:
 
 
 def _end(result: dict[str, Any], out: Path | None, as_json: bool, lines: Callable[[], str]) -> None:
-    if out is not None:
-        write_json(out, result)
+    _save(out, result)
     finish(result, as_json=as_json, lines=lines)
+
+
+def _save(out: Path | None, result: dict[str, Any]) -> None:
+    if out is not None:
+        write_json(out, json_safe(result))
 
 
 def _tables() -> Any:

@@ -13,7 +13,8 @@ and on the batches that come next in the same order after the last step, JUDGED 
 Rows are divided by one number, so that a channel's mean variance is 1.
 
 The first trainer holds against another kernel of isae if, in the mean over seeds, its FVU is within
-1 % of the other's and its dead share within a point; against a peer if its FVU is no higher.
+1 % of the other's and its dead share within a point; against a peer if its FVU is no higher. A
+comparison is over the seeds that both have finished.
 
 Shapes: B rows, D channels, N latents.
 """
@@ -35,7 +36,9 @@ from isae.benchmarks.measure import commit, machine
 from isae.benchmarks.peers import INSTALL, Job, Trainer, installed
 from isae.benchmarks.training import Ours
 from isae.benchmarks.workloads import Workload
-from isae.errors import DataError
+from isae.errors import ConfigError, DataError, unknown_name
+from isae.kernels.dispatch import choose_kernel
+from isae.progress import QUIET, Reporter
 from isae.store import Store, open_store
 
 HELD_OUT = 16384
@@ -84,40 +87,55 @@ def bench_quality(
     lr: float = 1e-3,
     dead_rows: int = 100_000,
     seeds: tuple[int, ...] = (0, 1, 2),
-    note: Callable[[str], None] = lambda text: None,
+    report: Reporter = QUIET,
+    save: Callable[[dict[str, Any]], None] = lambda results: None,
 ) -> dict[str, Any]:
     """Train each of `kernels` (isae) and `peers` on the same rows, per seed -> one JSON object.
 
-    `failed` names the trainers against which the first one does not hold.
-    Raises DataError if the store has no held-out rows.
+    `failed` names the trainers against which the first one does not hold; `save` is handed what is
+    known after every training, with `complete` false before the last.
+    Raises DataError if the store has no held-out rows or fewer training rows than a batch,
+    UnknownNameError for a layer that it does not have, ConfigError and KernelError for sizes and
+    kernels that nobody can train.
     """
+    for kernel in kernels:
+        choose_kernel(kernel, device)
+    if k > latents:
+        raise ConfigError(f"expected k of at most latents = {latents}, found {k}; lower k")
     data = _open(path, layer, batch, device)
     channels = data.store.layers[layer].channels
-    workload = Workload("quality", batch, channels, latents, k)
-    rows: list[dict[str, Any]] = []
-    for seed in seeds:
-        job = Job(workload, device, lr, steps, dead_rows, seed, next(data.batches(seed)))
-        rows += _runs(job, data, _starters(kernels, peers, job), note)
-    pairs = [_paired(rows, name) for name in _names(rows)[1:]]
     settings = {"k": k, "latents": latents, "batch": batch, "steps": steps, "lr": lr}
-    return {
+    result: dict[str, Any] = {
         "command": "quality",
         "machine": machine(),
         "commit": commit(),
         "store": {"content_id": data.store.content_id, "layer": layer, "channels": channels},
         "settings": {**settings, "dead_rows": dead_rows, "seeds": list(seeds)},
-        "runs": rows,
-        "against_first": pairs,
         "absent": [{"name": p.name, "reason": INSTALL} for p in peers if installed(p) is None],
-        "failed": [pair["against"] for pair in pairs if not pair["holds"]],
     }
+    workload = Workload("quality", batch, channels, latents, k)
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        job = Job(workload, device, lr, steps, dead_rows, seed, next(data.batches(seed)))
+        for row in _runs(job, data, _starters(kernels, peers, job), report):
+            rows.append(row)
+            result |= _compared(rows) | {"complete": False}
+            save(result)
+    return result | {"complete": True}
 
 
 def _open(path: Path, layer: str, batch: int, device: torch.device) -> Data:
     store = open_store(path)
+    if layer not in store.layers:
+        raise unknown_name("layer", layer, store.layers)
     stored = store.layers[layer]
     if stored.rows == stored.train_rows:
         raise DataError(f"{path}: expected held-out rows of {layer}, found none; build with some")
+    if batch > stored.train_rows:
+        raise DataError(
+            f"{path}: expected a batch of at most {stored.train_rows} rows, the training rows of "
+            f"{layer}, found {batch}; use a smaller batch"
+        )
     scale = 1 / math.sqrt(float(store.statistics(layer).var_C.mean()))
     return Data(store, layer, scale, batch, device)
 
@@ -126,7 +144,7 @@ def _runs(
     job: Job,
     data: Data,
     starters: Iterable[tuple[str, Callable[[], Trainer]]],
-    note: Callable[[str], None],
+    report: Reporter,
 ) -> Iterator[dict[str, Any]]:
     """Train and judge every trainer of one seed."""
     held_BD = data.held_out()
@@ -134,11 +152,13 @@ def _runs(
         batches = data.batches(job.seed)
         begun = time.perf_counter()
         trainer = start()
-        for x_BD in itertools.islice(batches, job.steps):
-            trainer.step(x_BD)
+        with report.task(job.steps, f"{name}, seed {job.seed}", "steps") as meter:
+            for x_BD in itertools.islice(batches, job.steps):
+                trainer.step(x_BD)
+                meter.advance()
         row = {"name": name, "seed": job.seed, "seconds": time.perf_counter() - begun}
         row |= _judged(trainer, held_BD, batches, job.workload)
-        note(f"{name}, seed {job.seed}: FVU {row['fvu']:.4f}, dead {row['dead']:.2%}")
+        report.say(f"{name}, seed {job.seed}: FVU {row['fvu']:.4f}, dead {row['dead']:.2%}")
         yield row
 
 
@@ -171,19 +191,28 @@ def _judged(
     return {"fvu": error / variance, "dead": 1 - float(fired_N.double().mean())}
 
 
-def _names(rows: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["name"] for row in rows))
+def _compared(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What finished trainings say."""
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    pairs = [_paired(rows, name) for name in names[1:]]
+    failed = [pair["against"] for pair in pairs if not pair["holds"]]
+    return {"runs": list(rows), "against_first": pairs, "failed": failed}
 
 
 def _paired(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """The first trainer against `name`, seed by seed: relative FVU, difference of dead shares."""
-    pairs = list(zip(*(_of(rows, one) for one in (_names(rows)[0], name)), strict=True))
+    first, other = (
+        {row["seed"]: row for row in rows if row["name"] == one} for one in (rows[0]["name"], name)
+    )
+    seeds = [seed for seed in first if seed in other]
+    pairs = [(first[seed], other[seed]) for seed in seeds]
     ratios = [ours["fvu"] / theirs["fvu"] - 1 for ours, theirs in pairs]
     points = [ours["dead"] - theirs["dead"] for ours, theirs in pairs]
     fvu, dead = statistics.fmean(ratios), statistics.fmean(points)
     same = abs(fvu) <= FVU_BAR and abs(dead) <= DEAD_BAR
     return {
         "against": name,
+        "seeds": seeds,
         "fvu_relative": ratios,
         "fvu_relative_mean": fvu,
         "dead_difference": points,
@@ -198,7 +227,3 @@ def _bars(name: str) -> dict[str, float]:
     if name.startswith(OURS):
         return {"fvu_relative_mean_size": FVU_BAR, "dead_difference_mean_size": DEAD_BAR}
     return {"fvu_relative_mean": 0.0}
-
-
-def _of(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["name"] == name]

@@ -90,7 +90,7 @@ def _root(version: VersionOption = False) -> None:
 def finish(results: Mapping[str, Any], *, as_json: bool, lines: Callable[[], str] | str) -> None:
     """End a command: `results` as one JSON object on stdout, or `lines` for a person."""
     if as_json:
-        print(json.dumps(_json_safe(results), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(json_safe(results), ensure_ascii=False, allow_nan=False))
     else:
         print(lines if isinstance(lines, str) else lines())
 
@@ -147,12 +147,12 @@ def _quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def _json_safe(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """JSON has no NaN or infinity: they become null."""
     if isinstance(value, Mapping):
-        return {str(key): _json_safe(item) for key, item in value.items()}
+        return {str(key): json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_safe(item) for item in value]
+        return [json_safe(item) for item in value]
     if hasattr(value, "item") and callable(value.item):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 
 from isae.benchmarks import cli, peers, quality
 from isae.benchmarks.peers import Job
-from isae.errors import DataError
+from isae.errors import ConfigError, DataError, KernelError, UnknownNameError
+from isae.progress import Reporter
 from isae.store import BuildConfig, build_store
 
 
@@ -167,6 +169,49 @@ def test_the_command_prints_a_table_and_writes_json(
     assert "isae cpu" in table
     assert max(len(line) for line in table.splitlines()) <= 80
     assert json.loads(out.read_text())["settings"]["latents"] == 64
+
+
+def tiny_run(store: Path, **options: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"kernels": ["cpu"], "peers": [Mean], "k": 2, "latents": 64}
+    settings |= {"batch": 50, "steps": 2, "seeds": (0, 1), "device": torch.device("cpu"), **options}
+    return quality.bench_quality(store, settings.pop("layer", "mixed3a"), **settings)
+
+
+def test_what_is_known_is_saved_after_every_training(store: Path) -> None:
+    saved: list[dict[str, Any]] = []
+    result = tiny_run(store, save=lambda results: saved.append(json.loads(json.dumps(results))))
+    assert [len(one["runs"]) for one in saved] == [1, 2, 3, 4]
+    assert not any(one["complete"] for one in saved)
+    assert result["complete"]
+    assert saved[0]["against_first"] == []
+    # The third training is the first one's second seed, which the peer has not finished.
+    assert [pair["seeds"] for pair in saved[2]["against_first"]] == [[0]]
+    assert [pair["seeds"] for pair in result["against_first"]] == [[0, 1]]
+    assert saved[3]["runs"] == result["runs"]
+
+
+def test_every_training_reports_its_progress(store: Path) -> None:
+    stream = io.StringIO()
+    tiny_run(store, seeds=(3,), report=Reporter(stream=stream))
+    assert "isae cpu, seed 3: 2/2 steps" in stream.getvalue()
+    assert "mean, seed 3: FVU" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"layer": "mixed3q"}, UnknownNameError, "unknown layer 'mixed3q': nearest: mixed3a"),
+        ({"kernels": ["cpu", "gpu"]}, KernelError, "unknown kernel 'gpu'"),
+        ({"k": 65}, ConfigError, "k of at most latents = 64, found 65"),
+        ({"batch": 10**6}, DataError, "use a smaller batch"),
+        ({"lr": -1.0}, ConfigError, "lr"),
+    ],
+)
+def test_what_nobody_can_train_is_refused(
+    options: dict[str, Any], error: type[Exception], says: str, store: Path
+) -> None:
+    with pytest.raises(error, match=says):
+        tiny_run(store, **options)
 
 
 def test_a_store_without_held_out_rows_is_refused(tmp_path: Path) -> None:
