@@ -35,9 +35,16 @@ _ONE_AT_A_TIME = threading.Lock()
 class Compiled(Generic[P, R]):
     """A function that is compiled when first called."""
 
-    def __init__(self, function: Callable[P, R], parallel: bool, fastmath: frozenset[str]) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        parallel: bool,
+        fastmath: frozenset[str],
+        nogil: bool = False,
+    ) -> None:
         functools.update_wrapper(self, function)
         self.function, self.parallel, self.fastmath = function, parallel, fastmath
+        self.nogil = nogil
         self._dispatcher: Any = None
 
     def dispatcher(self) -> Any:
@@ -85,6 +92,7 @@ class Compiled(Generic[P, R]):
             "parallel": self.parallel,
             "fastmath": set(self.fastmath),
             "error_model": "numpy",
+            "nogil": self.nogil,
         }
         try:
             return numba.njit(cache=True, **options)(function)
@@ -93,10 +101,13 @@ class Compiled(Generic[P, R]):
 
 
 def compiled(
-    *, parallel: bool = False, fastmath: frozenset[str] = frozenset()
+    *, parallel: bool = False, fastmath: frozenset[str] = frozenset(), nogil: bool = False
 ) -> Callable[[Callable[P, R]], Compiled[P, R]]:
-    """Mark a function to be compiled by numba on its first call."""
-    return lambda function: Compiled(function, parallel, fastmath)
+    """Mark a function to be compiled by numba on its first call.
+
+    With `nogil` other Python threads run while the function does.
+    """
+    return lambda function: Compiled(function, parallel, fastmath, nogil)
 
 
 def _digest(files: set[str]) -> str:
