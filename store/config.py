@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isae.config import check
+from isae.store.codecs import named_codec
 from isae.store.positions import PositionRule
+from isae.store.quantise import QUANTISED
 
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "float32", "int8", "float8_e4m3")
 
 
 @dataclass(frozen=True)
 class BuildConfig:
     """Options of `isae-store build`; everything here that shapes the contents is in the manifest.
 
-    `batch_size` and `workers` only change the speed. On another `device`, or on a processor whose
+    `batch_size`, `workers` and `scratch` only change the speed. On another `device`, or on a processor whose
     fast bf16 is used, activations differ by rounding; the manifest says what computed them.
     """
 
@@ -31,7 +33,10 @@ class BuildConfig:
     positions: str = "all"
     """Places per image: all, N (uniformly), or N:norm:LAYER (by activation norm)."""
     dtype: str = "float16"
-    """Type of the stored activations: float16 or float32 (then the network runs in float32 too)."""
+    """Type of the stored activations: float16, float32 (then the network runs in float32 too), or
+    int8 or float8_e4m3 with a scale per channel."""
+    codec: str = "small"
+    """How chunks are compressed: small, fast, none, or a JSON list of Zarr v3 codecs."""
     size: int | None = None
     """Side in pixels of the square input; None is the weights' own."""
     holdout: float = 0.05
@@ -48,6 +53,8 @@ class BuildConfig:
     """Use a fair sample of LIMIT images of the source, drawn by the seed."""
     max_bad: int | None = None
     """More unreadable images than this are an error; None is isae.images.default_max_bad."""
+    scratch: str | None = None
+    """Folder for what is done so far; None is work/ in the store, or a cache folder for a bucket."""
 
     def __post_init__(self) -> None:
         """Check ranges; raise ConfigError with what was expected and found."""
@@ -63,3 +70,9 @@ class BuildConfig:
         check(self.max_bad is None or self.max_bad >= 0, "--max-bad of at least 0", self.max_bad)
         check(0 <= self.seed < 2**63, "--seed in [0, 2^63)", self.seed)
         PositionRule.parse(self.positions)
+        named_codec(self.codec)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether numbers are stored in one byte each."""
+        return self.dtype in QUANTISED

@@ -1,4 +1,4 @@
-"""Pictures to rows: one forward pass, the chosen places, one record per place and grid.
+"""Pictures to rows: one forward pass, the chosen places, one row per place and grid.
 
 Shapes: B images, C channels, H W a grid's cells, R rows (places of all images of a batch).
 """
@@ -24,7 +24,12 @@ from isae.store.positions import (
     pool_norms,
     refine_cells,
 )
-from isae.store.shuffle import Records, record_type, row_keys
+from isae.store.cuts import row_keys
+from isae.store.extrema import largest_sizes
+from isae.store.segments import GridRows
+
+ROW_HEAD = 20
+"""Bytes of a row's key and place."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Grid:
     """Cells (H, W)."""
     channels: Mapping[str, int]
     """Channels of each layer, in network order."""
-    record: np.dtype[np.void]
-    """One row of all layers (see store/shuffle.py)."""
+
+    def row_bytes(self, item: int) -> int:
+        """Bytes of a row with key and place, a number taking `item` bytes."""
+        return ROW_HEAD + item * sum(self.channels.values())
 
 
 def plan_grids(
-    table: Mapping[str, LayerInfo], layers: Sequence[str], size: int, dtype: str
+    table: Mapping[str, LayerInfo], layers: Sequence[str], size: int
 ) -> list[Grid]:
     """The grids of `layers` for square inputs of `size` pixels, coarsest first.
 
@@ -57,18 +64,24 @@ def plan_grids(
         here = [name for name in table if name in layers and table[name].stride == stride]
         side = table[here[0]].grid(size)
         channels = {name: table[name].channels for name in here}
-        grids.append(Grid(stride, (side, side), channels, record_type(channels, dtype)))
+        grids.append(Grid(stride, (side, side), channels))
     return grids
 
 
 class Extractor:
-    """Turns batches of pictures into records, by the rules of one build."""
+    """Turns batches of pictures into rows, by the rules of one build."""
 
     def __init__(
-        self, network: Network, grids: Sequence[Grid], rule: PositionRule, seed: int, split: Split
+        self,
+        network: Network,
+        grids: Sequence[Grid],
+        rule: PositionRule,
+        seed: int,
+        split: Split,
+        dtype: torch.dtype,
     ) -> None:
         self.network, self.grids, self.rule = network, grids, rule
-        self.seed, self.split = seed, split
+        self.seed, self.split, self.dtype = seed, split, dtype
         self.layers = [name for grid in grids for name in grid.channels]
         self.wanted = list(self.layers)
         if rule.norm_layer is not None:
@@ -83,52 +96,59 @@ class Extractor:
         ratio = coarse.stride // grid.stride
         return most_refined(self.cells_per_image, coarse.shape, grid.shape, ratio)
 
-    def records(self, batch: ImageBatch) -> list[tuple[Grid, Records]]:
-        """The records of one batch, by grid."""
-        maps = self.network.activations(batch.pixels_BCHW, self.wanted)
-        images = np.asarray(batch.indices, dtype=np.int64)
+    def bytes_per_image(self) -> int:
+        """At most so many bytes all rows of an image take, with keys and places."""
+        return sum(self.rows_per_image(g) * g.row_bytes(self.dtype.itemsize) for g in self.grids)
+
+    def maps(self, batch: ImageBatch) -> dict[str, torch.Tensor]:
+        """The forward pass: maps [B, C, H, W] of the layers that `rows` needs."""
+        if not len(batch.indices):
+            return {}
+        return self.network.activations(batch.pixels_BCHW, self.wanted)
+
+    def rows(self, images_B: Ints, maps: Mapping[str, torch.Tensor]) -> dict[int, GridRows]:
+        """The rows of one batch by the grid's stride, in order of image, y, x."""
         coarse = self.grids[0]
         norms = None
         if self.rule.norm_layer is not None:
             norms = self._norms(maps[self.rule.norm_layer])
-        cells = draw_cells(self.rule, images, coarse.shape, self.seed, norms)
-        found = []
+        cells = draw_cells(self.rule, images_B, coarse.shape, self.seed, norms)
+        found = {}
         for grid in self.grids:
             ratio = coarse.stride // grid.stride
             place = refine_cells(cells, coarse.shape, grid.shape, ratio)
-            found.append((grid, self._grid_records(grid, maps, images, place)))
+            found[grid.stride] = self._grid_rows(grid, maps, images_B, place)
         return found
 
-    def _grid_records(
+    def _grid_rows(
         self,
         grid: Grid,
         maps: Mapping[str, torch.Tensor],
-        images: Ints,
+        images_B: Ints,
         place: tuple[Ints, Ints, Ints],
-    ) -> Records:
+    ) -> GridRows:
         row, y, x = place
-        records = np.empty(len(row), dtype=grid.record)
-        image = images[row]
-        held_out = self.split.held_out(images)[row]
-        records["key"] = row_keys(self.seed, grid.stride, image, y, x, held_out)
-        records["image"], records["y"], records["x"] = image, y, x
-        flat = torch.from_numpy((row * grid.shape[0] + y) * grid.shape[1] + x)
-        for name in grid.channels:
-            records[name] = self._rows(name, maps[name], flat, grid, image)
-        return records
+        image = images_B[row]
+        held_out = self.split.held_out(images_B)[row]
+        key_R = row_keys(self.seed, grid.stride, image, y, x, held_out)
+        place_R3 = np.stack([image, y, x], axis=1).astype(np.int32)
+        flat = (row * grid.shape[0] + y) * grid.shape[1] + x
+        everything = len(flat) == len(images_B) * grid.shape[0] * grid.shape[1]
+        chosen = None if everything else torch.from_numpy(flat)
+        layers = {name: self._values(name, maps[name], chosen, image) for name in grid.channels}
+        return GridRows(key_R, place_R3, layers)
 
-    def _rows(
-        self, name: str, map_BCHW: torch.Tensor, flat: torch.Tensor, grid: Grid, image: Ints
+    def _values(
+        self, name: str, map_BCHW: torch.Tensor, chosen_R: torch.Tensor | None, image_R: Ints
     ) -> npt.NDArray[np.generic]:
-        channels = map_BCHW.shape[1]
-        every_BHWC = map_BCHW.permute(0, 2, 3, 1).reshape(-1, channels)
-        values = every_BHWC.index_select(0, flat.to(every_BHWC.device))
-        stored = values.to(_torch_type(grid.record[name].base)).cpu()
-        finite_R = torch.isfinite(stored).all(dim=1)
-        if not bool(finite_R.all()):
-            bad = int(torch.nonzero(~finite_R)[0])
-            raise _not_finite(name, int(image[bad]), values[bad].float())
+        values = map_BCHW.permute(0, 2, 3, 1).reshape(-1, map_BCHW.shape[1])
+        if chosen_R is not None:
+            values = values.index_select(0, chosen_R.to(values.device))
+        stored = values.to(self.dtype).cpu()
         rows: npt.NDArray[np.generic] = stored.numpy()
+        if not np.isfinite(largest_sizes(rows)).all():
+            bad = int(torch.nonzero(~torch.isfinite(stored).all(dim=1))[0])
+            raise _not_finite(name, int(image_R[bad]), values[bad].float())
         return rows
 
     def _norms(self, map_BCHW: torch.Tensor) -> npt.NDArray[np.float64]:
@@ -147,10 +167,6 @@ class Extractor:
                 f"finer (the coarsest layer stored), found {name} with {stride}; "
                 "take one of the stored layers"
             )
-
-
-def _torch_type(kind: np.dtype[np.generic]) -> torch.dtype:
-    return torch.float16 if kind.itemsize == 2 else torch.float32
 
 
 def _not_finite(layer: str, image: int, values_C: torch.Tensor) -> DataError:

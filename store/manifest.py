@@ -7,34 +7,22 @@ manifest is damaged; readers refuse both.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import platform
-import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import isae
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
-from isae.files import fsync, sha256, write_bytes, write_json
-from isae.store.layout import (
-    BUILDING,
-    COMPLETE,
-    FORMAT,
-    FORMAT_VERSION,
-    MANIFEST,
-    ROOT_FILES,
-)
+from isae.store.layout import BACKUP, COMPLETE, FORMAT, FORMAT_VERSION, MANIFEST, ROOT_FILES
+from isae.store.places import Place
 
 Manifest = dict[str, Any]
-PACKAGES = ("torch", "torchvision", "zarr", "zarrs", "numpy", "pillow", "pyarrow")
+Files = dict[str, dict[str, Any]]
+PACKAGES = ("torch", "torchvision", "zarr", "numcodecs", "numpy", "pillow", "pyarrow")
 
 
 def now() -> str:
@@ -48,44 +36,33 @@ def versions() -> dict[str, str]:
     return found | {name: version(name) for name in PACKAGES}
 
 
-def data_files(root: Path) -> list[Path]:
-    """Every file of a store but the manifest and the marks, sorted by relative path."""
-    found = [path for path in root.rglob("*") if path.is_file()]
-    found = [path for path in found if path.relative_to(root).as_posix() not in ROOT_FILES]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+def digest(data: bytes) -> str:
+    """SHA-256 as hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
-def hash_files(
-    root: Path, between_files: Callable[[], None] = lambda: None
-) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every data file, by relative path; flushes each to disk."""
+def entry(data: bytes) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    return {"bytes": len(data), "sha256": digest(data)}
 
-    def one(path: Path) -> tuple[str, dict[str, Any]]:
-        between_files()
-        fsync(path)
-        return path.relative_to(root).as_posix(), {
-            "bytes": path.stat().st_size,
-            "sha256": sha256(path),
-        }
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return dict(pool.map(one, data_files(root)))
+def as_json(value: Any) -> bytes:
+    """Indented JSON; NaN and infinity are refused (not JSON)."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def content_id(files: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over all data files' paths and hashes: equal ids are equal contents."""
     text = "\n".join(f"{path} {files[path]['sha256']}" for path in sorted(files))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(text.encode())
 
 
-def finish(
-    root: Path, manifest: Manifest, between_files: Callable[[], None] = lambda: None
-) -> Manifest:
-    """Add files, hashes and content id to `manifest`, write it and the completion mark.
+def finish(place: Place, manifest: Manifest, files: Files) -> Manifest:
+    """Complete `manifest` with the files, their content id and versions; write it and the mark.
 
-    `between_files` is called before each file is hashed and may raise to stop.
+    Every file must be written, and durable, before. Raises StoreError if somebody else completed
+    the store meanwhile.
     """
-    files = hash_files(root, between_files)
     whole = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -93,139 +70,80 @@ def finish(
         "finished": now(),
         **manifest,
         "versions": versions(),
-        "files": files,
+        "files": dict(sorted(files.items())),
     }
-    write_json(root / MANIFEST, whole)
-    for folder in {path.parent for path in data_files(root)}:
-        fsync(folder)
-    write_bytes(root / COMPLETE, (sha256(root / MANIFEST) + "\n").encode())
-    (root / BUILDING).unlink()
+    data = as_json(whole)
+    place.write(MANIFEST, data)
+    place.write(BACKUP, data)
+    if not place.create(COMPLETE, mark_of(data)):
+        raise StoreError(
+            f"expected {place.url} to be unfinished, found that another build completed it "
+            "meanwhile; check which one is right with isae-store verify"
+        )
     return whole
 
 
-def read(root: Path) -> Manifest:
+def mark_of(data: bytes) -> bytes:
+    """The completion mark for a manifest."""
+    return (digest(data) + "\n").encode()
+
+
+def read(place: Place) -> Manifest:
     """The manifest of a complete store.
 
     Raises StoreError (no store there), StoreIncompleteError (no completion mark) or
     StoreCorruptError (the manifest is not the one the mark was written for).
     """
-    check_is_store(root)
-    mark, path = root / COMPLETE, root / MANIFEST
-    if not mark.exists():
+    check_is_store(place)
+    mark, data = maybe(place, COMPLETE), maybe(place, MANIFEST)
+    if mark is None and not _is_folder(place, COMPLETE):
         raise StoreIncompleteError(
-            f"expected a complete store in {root}, found one whose build did not finish; "
-            "build it again with isae-store build ... --overwrite"
+            f"expected a complete store in {place.url}, found one whose build did not finish; "
+            "go on with isae-store build ... --resume, or build it again with --overwrite"
         )
-    whole = mark.is_file() and path.is_file()
-    if not whole or mark.read_bytes().strip() != sha256(path).encode():
+    if mark is None or data is None or mark != mark_of(data):
         raise StoreCorruptError(
-            f"expected {path} to have the SHA-256 that {mark} states, found that one of the two "
-            "changed; restore it from a copy, or build the store again with --overwrite"
+            f"expected {place.url}/{MANIFEST} to have the SHA-256 that {COMPLETE} states, found "
+            "that one of the two changed; run isae-store repair, restore it from a copy, or build "
+            "the store again with --overwrite"
         )
-    manifest: Manifest = json.loads(path.read_text())
+    manifest: Manifest = json.loads(data)
     if manifest["format_version"] != FORMAT_VERSION:
         raise StoreError(
-            f"expected store format {FORMAT_VERSION} in {root}, found "
+            f"expected store format {FORMAT_VERSION} in {place.url}, found "
             f"{manifest['format_version']}; use the isae version that wrote it"
         )
     return manifest
 
 
-def check_is_store(root: Path) -> None:
-    """Raise StoreError unless `root` is a folder that isae wrote as a store, finished or not."""
-    if not root.exists():
+def maybe(place: Place, key: str) -> bytes | None:
+    """A file's bytes, None if there is none."""
+    try:
+        return place.read(key)
+    except FileNotFoundError:
+        return None
+
+
+def check_is_store(place: Place) -> None:
+    """Raise StoreError unless isae wrote a store at `place`, finished or not."""
+    if is_store(place):
+        return
+    there = place.local.exists() if place.local is not None else bool(place.keys())
+    if not there:
         raise StoreError(
-            f"expected a store in {root}, found nothing there; "
+            f"expected a store in {place.url}, found nothing there; "
             "check the path, or build it with isae-store build"
         )
-    if not is_store(root):
-        raise StoreError(
-            f"expected a store in {root}, found something else (no {MANIFEST} or {BUILDING}); "
-            "give the folder that isae-store build wrote"
-        )
+    raise StoreError(
+        f"expected a store in {place.url}, found something else (no {MANIFEST} or building.json); "
+        "give what isae-store build wrote"
+    )
 
 
-def is_store(root: Path) -> bool:
-    """Whether `root` is a store, finished or not."""
-    return root.is_dir() and any((root / name).is_file() for name in ROOT_FILES)
+def is_store(place: Place) -> bool:
+    """Whether there is a store, finished or not."""
+    return any(place.size(name) is not None for name in ROOT_FILES)
 
 
-class Claim:
-    """A folder that this process builds in; holds a lock until `release` or the process's end."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.made_folder = not root.exists()
-        self.lock: IO[str] | None = None
-
-    def take(self, *, overwrite: bool) -> None:
-        """Make the folder an empty one with the building mark, or raise StoreError.
-
-        Only an empty folder, or with `overwrite` a store, is taken; a store loses its completion
-        mark before anything else, so that a kill on the way leaves an unfinished store.
-        """
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            _check_may_replace(self.root, overwrite)
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.lock = _locked(self.root)
-        _clear(self.root)
-
-    def release(self) -> None:
-        """End the claim on a finished store."""
-        if self.lock is not None:
-            self.lock.close()
-
-    def abandon(self) -> None:
-        """Remove what an ended build left, so that nothing half-written stays behind.
-
-        Never raises: the error that ended the build is what the user must see.
-        """
-        if self.lock is None:
-            return
-        with contextlib.suppress(OSError):
-            if not (self.root / COMPLETE).exists():
-                _clear(self.root)
-                (self.root / BUILDING).unlink()
-                if self.made_folder:
-                    self.root.rmdir()
-        self.lock.close()
-
-
-def _check_may_replace(root: Path, overwrite: bool) -> None:
-    if not is_store(root):
-        raise StoreError(
-            f"expected {root} to be absent, empty or a store, found other files there; "
-            "choose another --out (isae deletes nothing that it did not write)"
-        )
-    if not overwrite:
-        kind = "a store" if (root / COMPLETE).exists() else "an unfinished store"
-        raise StoreError(
-            f"expected no store in {root}, found {kind}; "
-            "choose another --out, or replace it with --overwrite"
-        )
-
-
-def _locked(root: Path) -> IO[str]:
-    """The building mark, open and locked. The lock ends with the process, however it ends."""
-    file = (root / BUILDING).open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise StoreError(
-            f"expected no running build in {root}, found one ({owner}); "
-            "wait for it or end it, or choose another --out"
-        ) from None
-    file.truncate(0)
-    file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "started": now()}))
-    file.flush()
-    return file
-
-
-def _clear(root: Path) -> None:
-    (root / COMPLETE).unlink(missing_ok=True)
-    for entry in root.iterdir():
-        if entry.name != BUILDING:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+def _is_folder(place: Place, key: str) -> bool:
+    return place.local is not None and (place.local / key).is_dir()

@@ -2,14 +2,17 @@
 
 mean_c = sum_r x_rc / R, var_c = sum_r (x_rc - mean_c)^2 / R (population variance), max_c, and the
 share of rows with x_rc != 0. Sums are taken in float64 over fixed blocks of rows in stored order,
-about the first row of the block, and joined by Chan's formula (Chan, Golub and LeVeque 1983), so
-the result depends on the stored rows alone.
+about the first row of the block, and joined by Chan's formula (Chan, Golub and LeVeque 1983): blocks
+to parts of PART_ROWS rows, then these to the whole. So the result depends on the stored rows alone,
+and parts may be summed by different processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,9 @@ from isae.files import atomic_path
 
 Floats = npt.NDArray[np.float64]
 BLOCK_ROWS = 1024
+PART_ROWS = 16384
 FIELDS = ("mean_C", "var_C", "max_C", "nonzero_C")
+_SUMS = ("mean_C", "m2_C", "max_C", "nonzero_C")
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,34 @@ class Accumulator:
             self.pending = [rows[whole:].copy()]
             self.pending_rows = len(rows) - whole
 
-    def finish(self) -> ChannelStatistics:
-        """The statistics of all rows added."""
+    def merge(self, other: Accumulator) -> None:
+        """Add what another one, that has no part of a block left, has seen."""
+        self._join(other.count, other.mean_C, other.m2_C, other.max_C, other.nonzero_C)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What was seen, as arrays for a file; no rows may be added after this."""
+        self.close()
+        sums = (self.mean_C, self.m2_C, self.max_C, self.nonzero_C)
+        named = dict(zip(_SUMS, sums, strict=True))
+        return {"count": np.asarray([self.count], dtype=np.int64), **named}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Accumulator:
+        """What `arrays` gave."""
+        found = cls(len(arrays["mean_C"]))
+        found.count = int(arrays["count"][0])
+        found.mean_C, found.m2_C, found.max_C, found.nonzero_C = (arrays[one] for one in _SUMS)
+        return found
+
+    def close(self) -> None:
+        """Take in what is left of a block; after this rows may no longer be added."""
         if self.pending_rows:
             self._add_block(np.concatenate(self.pending))
             self.pending, self.pending_rows = [], 0
+
+    def finish(self) -> ChannelStatistics:
+        """The statistics of all rows added."""
+        self.close()
         count = max(self.count, 1)
         arrays = (self.mean_C, self.m2_C / count, self.max_C, self.nonzero_C / count)
         return ChannelStatistics(self.count, *(array.copy() for array in arrays))
@@ -80,17 +108,24 @@ class Accumulator:
         sum_C, square_C, max_C, nonzero_C = np.zeros((4, block.shape[1]))
         _sum_block(block, sum_C, square_C, max_C, nonzero_C)
         size = len(block)
-        mean = block[0] + sum_C / size
-        delta = mean - self.mean_C
+        mean_C, m2_C = block[0] + sum_C / size, square_C - sum_C**2 / size
+        self._join(size, mean_C, m2_C, max_C, nonzero_C)
+
+    def _join(
+        self, size: int, mean_C: Floats, m2_C: Floats, max_C: Floats, nonzero_C: Floats
+    ) -> None:
         total = self.count + size
-        self.m2_C += square_C - sum_C**2 / size + delta**2 * (self.count * size / total)
+        if not size:
+            return
+        delta = mean_C - self.mean_C
+        self.m2_C += m2_C + delta**2 * (self.count * size / total)
         self.mean_C += delta * (size / total)
         self.max_C = np.maximum(self.max_C, max_C)
         self.nonzero_C += nonzero_C
         self.count = total
 
 
-@compiled()
+@compiled(nogil=True)
 def _sum_block(
     rows_RC: npt.NDArray[np.float32],
     sum_C: Floats,

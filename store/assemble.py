@@ -1,0 +1,251 @@
+"""Segments to a finished store: cuts, units, tables, manifest, completion mark.
+
+What rows are of does not matter here: pictures (store/build.py), other stores (store/merge.py) and
+arrays made elsewhere (store/convert.py) all become segments first.
+
+Shapes: C channels.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isae.interrupts import Interrupts
+from isae.progress import QUIET, Reporter
+from isae.store import manifest
+from isae.store.codecs import CodecChoice, named_codec
+from isae.store.cuts import Runs, write_cuts
+from isae.store.error_sums import ErrorSums
+from isae.store.extract import Grid
+from isae.store.layout import (
+    IMAGES,
+    INDEX,
+    SHARD_ROWS,
+    STATISTICS,
+    chunk_rows,
+    grid_group,
+    metadata_file,
+)
+from isae.store.places import Place
+from isae.store.quantise import QUANTISED, Quantiser, scales
+from isae.store.ranks import Ranks
+from isae.store.segments import SegmentFile, Work
+from isae.store.shards import ShardFormat
+from isae.store.statistics import Accumulator, ChannelStatistics, save_statistics
+from isae.store.units import GridForm, UnitMaker
+
+INDEX_CODEC = "fast"
+
+
+@dataclass
+class Assembly:
+    """A store that is being put together from the segments of `work`."""
+
+    place: Place
+    work: Work
+    grids: Sequence[Grid]
+    dtype: str
+    codec: str
+    ranks: Ranks = field(default_factory=Ranks)
+    reporter: Reporter = QUIET
+    stop: Interrupts = field(default_factory=Interrupts)
+    threads: int = field(default_factory=torch.get_num_threads)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What `write_arrays` wrote."""
+
+    files: manifest.Files
+    statistics: Mapping[str, ChannelStatistics]
+    rows: Mapping[int, int]
+    """By stride."""
+    train_rows: Mapping[int, int]
+    errors: Mapping[str, ErrorSums]
+    """Of quantised layers."""
+    first_keys: Mapping[int, list[str]]
+    """The first key of every unit, by stride: enough to make one unit anew."""
+
+
+def write_arrays(assembly: Assembly) -> Assembled | None:
+    """All units that are missing, spread over ranks and threads; the result in the first rank."""
+    segments = [
+        SegmentFile(assembly.work.segment(number))
+        for number in sorted(assembly.work.segments_done())
+    ]
+    forms = _forms(assembly, segments)
+    if assembly.ranks.first:
+        for form in forms:
+            if not assembly.work.cuts(form.stride).exists():
+                runs = Runs(segments, form.stride)
+                write_cuts(assembly.work.cuts(form.stride), runs, SHARD_ROWS)
+    assembly.ranks.barrier("cuts")
+    _make_units(assembly, [UnitMaker(assembly.place, assembly.work, segments, f) for f in forms])
+    assembly.ranks.barrier("units")
+    return _collect(assembly, forms) if assembly.ranks.first else None
+
+
+def commit(
+    assembly: Assembly,
+    done: Assembled,
+    described: manifest.Manifest,
+    write_images: Callable[[Path], None],
+) -> manifest.Manifest:
+    """Tables, manifest and mark; then what only a build needs is removed.
+
+    `write_images` makes the images table at a path.
+    """
+    place, files = assembly.place, dict(done.files)
+    for key, make in (
+        (IMAGES, write_images),
+        (STATISTICS, lambda path: save_statistics(path, dict(done.statistics))),
+    ):
+        path = assembly.work.folder / key
+        make(path)
+        data = path.read_bytes()
+        place.write(key, data)
+        files[key] = manifest.entry(data)
+    assembly.stop.check()
+    found = manifest.finish(place, described, files)
+    shutil.rmtree(assembly.work.folder, ignore_errors=True)
+    return found
+
+
+def array_form(
+    rows: int, columns: int, dtype: str, codec: CodecChoice, shard_rows: int = SHARD_ROWS
+) -> ShardFormat:
+    """How an array of a store lies in its files."""
+    kind = np.dtype(np.uint8 if dtype in QUANTISED else dtype)
+    chunk = chunk_rows(columns * kind.itemsize)
+    return ShardFormat(rows, columns, kind, chunk, shard_rows, codec.for_array(kind, columns))
+
+
+def _forms(assembly: Assembly, segments: Sequence[SegmentFile]) -> list[GridForm]:
+    choice, plain = named_codec(assembly.codec), named_codec(INDEX_CODEC)
+    forms = []
+    for grid in assembly.grids:
+        stride = grid.stride
+        rows = sum(one.rows(f"{stride}.key") for one in segments)
+        training = sum(int(one.facts["train_rows"][str(stride)]) for one in segments)
+        layers = {
+            name: array_form(rows, channels, assembly.dtype, choice)
+            for name, channels in grid.channels.items()
+        }
+        quantisers = {}
+        if assembly.dtype in QUANTISED:
+            quantisers = {n: _quantiser(assembly.dtype, n, segments) for n in grid.channels}
+        index = array_form(rows, 3, "int32", plain)
+        forms.append(GridForm(stride, rows, training, index, layers, quantisers))
+    return forms
+
+
+def _quantiser(dtype: str, layer: str, segments: Sequence[SegmentFile]) -> Quantiser:
+    largest_C = np.max([one.whole(f"{layer}/largest") for one in segments], axis=0)
+    return Quantiser(dtype, scales(dtype, largest_C.astype(np.float32)))
+
+
+def _make_units(assembly: Assembly, makers: Sequence[UnitMaker]) -> None:
+    done = assembly.work.units_done()
+    every = [(maker, number) for maker in makers for number in range(maker.form.units)]
+    mine = every[assembly.ranks.rank :: assembly.ranks.size]
+    todo = [(maker, number) for maker, number in mine if (maker.form.stride, number) not in done]
+    total = sum(_unit_rows(maker, number) for maker, number in mine)
+    with (
+        assembly.reporter.task(total, "writing", "rows") as meter,
+        ThreadPoolExecutor(assembly.threads, thread_name_prefix="isae-write") as pool,
+    ):
+        meter.skip_to(total - sum(_unit_rows(maker, number) for maker, number in todo))
+        for rows in _results(pool, todo, assembly):
+            meter.advance(rows)
+
+
+def _results(
+    pool: ThreadPoolExecutor, todo: Sequence[tuple[UnitMaker, int]], assembly: Assembly
+) -> Iterator[int]:
+    """Rows of each unit as it gets done; after an error or interrupt none is begun any more."""
+    waiting: set[Future[int]] = set()
+    rest = iter(todo)
+    try:
+        while True:
+            while len(waiting) < assembly.threads and (one := next(rest, None)) is not None:
+                waiting.add(pool.submit(one[0].make, one[1]))
+            if not waiting:
+                return
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+            assembly.stop.check()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _unit_rows(maker: UnitMaker, number: int) -> int:
+    rows = maker.form.rows
+    return min((number + 1) * SHARD_ROWS, rows) - number * SHARD_ROWS
+
+
+def _collect(assembly: Assembly, forms: Sequence[GridForm]) -> Assembled:
+    """Join what the units left behind, in their order, and write the metadata files."""
+    files: manifest.Files = {}
+    statistics: dict[str, ChannelStatistics] = {}
+    errors: dict[str, ErrorSums] = {}
+    first_keys: dict[int, list[str]] = {}
+    for form in forms:
+        units = [SegmentFile(assembly.work.unit(form.stride, n)) for n in range(form.units)]
+        first_keys[form.stride] = [unit.facts["first_key"] for unit in units]
+        for unit in units:
+            files |= unit.facts["files"]
+        for name in form.layers:
+            sums = Accumulator(form.layers[name].columns)
+            for unit in units:
+                sums.merge(Accumulator.from_arrays(_arrays(unit, f"{name}/sums")))
+            statistics[name] = sums.finish()
+        for name in form.quantisers:
+            errors[name] = ErrorSums(form.layers[name].columns)
+            for unit in units:
+                errors[name].merge(ErrorSums.from_arrays(_arrays(unit, f"{name}/errors")))
+    files |= _write_metadata(assembly, forms)
+    rows = {form.stride: form.rows for form in forms}
+    training = {form.stride: form.train_rows for form in forms}
+    return Assembled(files, statistics, rows, training, errors, first_keys)
+
+
+def _arrays(unit: SegmentFile, prefix: str) -> dict[str, Any]:
+    names = [name for name in unit.header if name.startswith(f"{prefix}/")]
+    return {name.removeprefix(f"{prefix}/"): unit.whole(name) for name in names}
+
+
+def _write_metadata(assembly: Assembly, forms: Sequence[GridForm]) -> manifest.Files:
+    files = {}
+    for key, value in metadata_files(assembly.grids, forms).items():
+        data = manifest.as_json(value)
+        assembly.place.write(key, data)
+        files[key] = manifest.entry(data)
+    return files
+
+
+def metadata_files(grids: Sequence[Grid], forms: Sequence[GridForm]) -> dict[str, Any]:
+    """Every zarr.json of a store."""
+    found: dict[str, Any] = {metadata_file(""): _group({})}
+    for grid, form in zip(grids, forms, strict=True):
+        name = grid_group(form.stride)
+        found[metadata_file(name)] = _group({"stride": form.stride, "grid": list(grid.shape)})
+        found[metadata_file(f"{name}/{INDEX}")] = form.index.metadata({})
+        for layer, one in form.layers.items():
+            quantiser = form.quantisers.get(layer)
+            attributes = {} if quantiser is None else quantiser.attributes()
+            found[metadata_file(f"{name}/{layer}")] = one.metadata(attributes)
+    return found
+
+
+def _group(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}

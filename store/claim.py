@@ -1,0 +1,133 @@
+"""Whose place it is: what may be written over, the lock, and what stays after an error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from isae.errors import StoreError
+from isae.progress import Reporter
+from isae.store import manifest
+from isae.store.layout import BUILDING, COMPLETE, is_data
+from isae.store.locks import PlaceLock
+from isae.store.plan import Plan, check_disk
+
+
+@contextmanager
+def claimed(
+    plan: Plan, overwrite: bool, resume: bool, reporter: Reporter
+) -> Iterator[manifest.Manifest | None]:
+    """Hold the place for this build; yields the manifest if there is nothing left to do."""
+    place = plan.place
+    made_folder = place.local is not None and not place.local.exists()
+    _check_may_write(plan, overwrite, resume)
+    if not resume:
+        check_disk(plan, _reusable(plan) if overwrite else 0)
+    lock = PlaceLock(place, BUILDING)
+    lock.take({})
+    try:
+        yield _begin(plan, overwrite, resume, reporter)
+    except BaseException:
+        _tidy(plan, made_folder, lock)
+        raise
+    lock.release()
+
+
+def _check_may_write(plan: Plan, overwrite: bool, resume: bool) -> None:
+    """Raise StoreError unless the place is empty, or holds a store that may be replaced."""
+    place = plan.place
+    if place.local is not None and not place.local.exists():
+        return
+    is_store = manifest.is_store(place) or plan.work.plan is not None
+    if not is_store and place.keys():
+        raise StoreError(
+            f"expected {place.url} to be absent, empty or a store, found other files there; "
+            "choose another --out (isae deletes nothing that it did not write)"
+        )
+    if is_store and not (overwrite or resume):
+        whole = place.size(COMPLETE) is not None
+        kind = "a store" if whole else "an unfinished store"
+        advice = "replace it with --overwrite"
+        if not whole:
+            advice = "go on with it with --resume, or replace it with --overwrite"
+        raise StoreError(
+            f"expected no store in {place.url}, found {kind}; choose another --out, or {advice}"
+        )
+
+
+def _begin(
+    plan: Plan, overwrite: bool, resume: bool, reporter: Reporter
+) -> manifest.Manifest | None:
+    """Make the place ready for segments and units; the manifest of a store that is complete."""
+    place, identity = plan.place, plan.identity()
+    begun = plan.work.plan
+    if resume and place.size(COMPLETE) is not None:
+        return _complete_already(plan)
+    if resume and begun is not None:
+        different = sorted(key for key in identity if identity[key] != begun.get(key))
+        if different:
+            raise StoreError(
+                f"expected the build that was begun in {place.url}, found another "
+                f"{', '.join(different)}: {_differences(begun, identity, different)}; give the "
+                "same as before, or begin anew with --overwrite"
+            )
+        count = len(plan.work.segments_done())
+        reporter.say(f"resuming: {count} of {plan.segments} segments of images are done")
+        return None
+    # A store loses its mark before anything else: a kill on the way leaves an unfinished one.
+    place.delete(COMPLETE)
+    for key, _ in place.keys():
+        if key != BUILDING:
+            place.delete(key)
+    shutil.rmtree(plan.work.folder, ignore_errors=True)
+    plan.work.folder.mkdir(parents=True)
+    plan.work.begin(identity)
+    reporter.say(check_disk(plan, 0))
+    return None
+
+
+def _complete_already(plan: Plan) -> manifest.Manifest:
+    found = manifest.read(plan.place)
+    if found.get("identity") != plan.identity():
+        raise StoreError(
+            f"expected the store in {plan.place.url} to be of these images, weights and options, "
+            "found a complete one of others; choose another --out, or replace it with --overwrite"
+        )
+    shutil.rmtree(plan.work.folder, ignore_errors=True)
+    return found
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence[str]) -> str:
+    parts = []
+    for name in names:
+        before, now = old.get(name), new[name]
+        if isinstance(before, dict) and isinstance(now, dict):
+            parts += [
+                f"{key} {now[key]!r} instead of {before.get(key)!r}"
+                for key in now
+                if now[key] != before.get(key)
+            ]
+        else:
+            parts.append(f"{name} {str(now)[:40]} instead of {str(before)[:40]}")
+    return "; ".join(parts)
+
+
+def _reusable(plan: Plan) -> int:
+    return sum(size for key, size in plan.place.keys() if is_data(key))
+
+
+def _tidy(plan: Plan, made_folder: bool, lock: PlaceLock) -> None:
+    """After an error: keep what `resume` can use, else remove what was written.
+
+    Never raises: the error that ended the build is what the user must see.
+    """
+    try:
+        if plan.place.size(COMPLETE) is None and not plan.work.segments_done():
+            shutil.rmtree(plan.work.folder, ignore_errors=True)
+        lock.release()
+        if made_folder and plan.place.local is not None and not plan.place.keys():
+            plan.place.local.rmdir()
+    except (OSError, StoreError):
+        return

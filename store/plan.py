@@ -1,0 +1,149 @@
+"""What a build will do: everything that is fixed before the first picture is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isae.config import to_json
+from isae.device import resolve_device
+from isae.errors import StoreError
+from isae.images import ImageSource, open_source
+from isae.inception import Network, layer_table, load_model
+from isae.store.config import BuildConfig
+from isae.store.extract import Extractor, Grid, plan_grids
+from isae.store.images_table import Split
+from isae.store.layout import WORK
+from isae.store.places import Place, open_place
+from isae.store.positions import PositionRule
+from isae.store.ranks import Ranks
+from isae.store.segments import Work
+
+SEGMENT_BYTES = 64 << 20
+"""Raw rows of one segment: what a killed build loses at most, for each process."""
+SEGMENT_IMAGES = 65536
+DISK_MARGIN = 1.02
+EXPECTED_SIZE = {"small": 0.55, "fast": 0.65}
+"""Stored bytes for each raw byte that must be free to begin; 1 for other codecs."""
+
+
+@dataclass
+class Plan:
+    """What a build works with."""
+
+    config: BuildConfig
+    place: Place
+    work: Work
+    source: ImageSource
+    network: Network
+    size: int
+    grids: Sequence[Grid]
+    split: Split
+    extractor: Extractor
+    ranks: Ranks
+
+    @property
+    def segment_images(self) -> int:
+        """Images of a segment: whole batches of about SEGMENT_BYTES."""
+        batch = self.config.batch_size
+        wanted = min(SEGMENT_BYTES // self.extractor.bytes_per_image(), SEGMENT_IMAGES)
+        return max(wanted // batch, 1) * batch
+
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+        return -(-len(self.source) // self.segment_images)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a build to go on from where another one stopped."""
+        content = to_json(self.config)
+        for name in ("out", "scratch", "workers", "batch_size", "max_bad", "device"):
+            del content[name]
+        return {
+            "options": content,
+            "images": self.source.fingerprint(),
+            "weights": self.network.weights.sha256,
+            "network": f"{self.network.dtype} on {self.network.device.type}",
+            "torch": torch.__version__,
+            "size": self.size,
+            "images of a segment": self.segment_images,
+        }
+
+
+def make_plan(config: BuildConfig, ranks: Ranks) -> Plan:
+    """Open everything that `config` names; raises a subclass of IsaeError for what is wrong."""
+    rule = PositionRule.parse(config.positions)
+    plan_grids(layer_table(config.model), config.layers, config.size or 224)
+    place = open_place(config.out)
+    source = open_source(config.images, seed=config.seed, limit=config.limit)
+    device = resolve_device(config.device)
+    if config.device == "auto" and device.type == "cuda":
+        device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+    exact = torch.float32 if config.dtype == "float32" else None
+    network = load_model(config.model, config.weights, device=device, dtype=exact)
+    size = config.size or network.input_size
+    grids = plan_grids(network.layers, config.layers, size)
+    split = Split(config.seed, len(source), config.holdout)
+    kept = torch.float32 if config.dtype == "float32" else torch.float16
+    extractor = Extractor(network, grids, rule, config.seed, split, kept)
+    work = Work(work_folder(place, config.scratch))
+    return Plan(config, place, work, source, network, size, grids, split, extractor, ranks)
+
+
+def work_folder(place: Place, scratch: str | None) -> Path:
+    """Where what is done so far is kept: in the store's folder, or beside it on a local disk."""
+    if scratch is not None:
+        return Path(scratch)
+    if place.local is not None:
+        return place.local / WORK
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "isae" / hashlib.sha256(place.url.encode()).hexdigest()[:16]
+
+
+def expected_bytes(plan: Plan) -> tuple[int, int]:
+    """Raw rows of all images, and what must be free for the store itself."""
+    raw = len(plan.source) * plan.extractor.bytes_per_image()
+    share = EXPECTED_SIZE.get(plan.config.codec, 1.0)
+    if plan.config.quantised:
+        share = 0.5
+    return raw, int(raw * share)
+
+
+def check_disk(plan: Plan, reusable: int) -> str:
+    """The estimate in words; raises StoreError if it cannot fit. `reusable` bytes will be freed."""
+    raw, stored = expected_bytes(plan)
+    needed = {plan.work.folder: raw}
+    if plan.place.local is not None:
+        needed[plan.place.local] = stored
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, amount in needed.items():
+        there = _existing(folder)
+        device = there.stat().st_dev
+        disks[device] = (there, disks.get(device, (there, 0))[1] + amount)
+    for there, amount in disks.values():
+        free = shutil.disk_usage(there).free + reusable
+        if amount * DISK_MARGIN > free:
+            raise StoreError(
+                f"expected {amount * DISK_MARGIN / 1e9:.2f} GB of free disk in {there} (raw rows on "
+                f"their way through the shuffle {raw / 1e9:.2f} GB, the store about "
+                f"{stored / 1e9:.2f} GB), found {free / 1e9:.2f} GB; free some space, give another "
+                "disk with --scratch, or use fewer --positions, --layers or images"
+            )
+    return (
+        f"up to {raw / 1e9:.2f} GB of raw rows in {plan.work.folder} while it is built, "
+        f"about {stored / 1e9:.2f} GB in the store"
+    )
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -1,0 +1,185 @@
+"""Phase 1 of a build: pictures to segments of rows, stage by stage at the same time.
+
+Shapes: S images of a segment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from isae.ahead import ahead
+from isae.images import BadImage, BadImageTally, ImageBatch, decode_batches, default_max_bad
+from isae.interrupts import Interrupts
+from isae.progress import Meter, Reporter
+from isae.store.describe import Counts
+from isae.store.extrema import largest_sizes
+from isae.store.plan import Plan
+from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
+
+
+@dataclass
+class _Collector:
+    """Rows of the segment that is being filled."""
+
+    first: int
+    count: int
+    sizes_S2: Any = field(init=False)
+    parts: list[dict[int, GridRows]] = field(default_factory=list)
+    bad: list[BadImage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sizes_S2 = np.zeros((self.count, 2), dtype=np.int32)
+
+    def segment(self, plan: Plan) -> Segment:
+        grids, arrays = {}, {}
+        for grid in plan.grids:
+            mine = [part[grid.stride] for part in self.parts]
+            grids[grid.stride] = _joined(mine, grid.channels, plan.extractor.dtype)
+        training = {
+            str(stride): int((rows.key_R < HELD_OUT).sum()) for stride, rows in grids.items()
+        }
+        if plan.config.quantised:
+            arrays = {
+                f"{name}/largest": largest_sizes(values)
+                for rows in grids.values()
+                for name, values in rows.layers.items()
+            }
+        bad = [[image.index, image.name, image.reason] for image in self.bad]
+        facts = {"first": self.first, "images": self.count, "bad": bad, "train_rows": training}
+        return Segment(grids, self.sizes_S2, facts, arrays)
+
+
+def _joined(
+    parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.dtype
+) -> GridRows:
+    empty = np.dtype(str(dtype).removeprefix("torch."))
+    key_R = np.concatenate([np.empty(0, dtype=np.uint64), *(part.key_R for part in parts)])
+    place_R3 = np.concatenate([np.empty((0, 3), np.int32), *(part.place_R3 for part in parts)])
+    layers = {
+        name: np.concatenate([np.empty((0, size), empty), *(part.layers[name] for part in parts)])
+        for name, size in channels.items()
+    }
+    return GridRows(key_R, place_R3, layers)
+
+
+def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interrupts) -> None:
+    """Phase 1: every segment of this rank that is missing."""
+    config, ranks = plan.config, plan.ranks
+    done = plan.work.segments_done()
+    mine = range(ranks.rank, plan.segments, ranks.size)
+    todo = [number for number in mine if number not in done]
+    spans = {number: _span(plan, number) for number in mine}
+    tally = BadImageTally(max_bad(plan))
+    for number in mine:
+        if number in done:
+            tally.add(bad_of(SegmentFile(plan.work.segment(number))))
+    wanted = [np.arange(*spans[number]) for number in todo]
+    total = sum(stop_at - start for start, stop_at in spans.values())
+    indices = np.concatenate([np.empty(0, dtype=np.int64), *wanted])
+    batches = decode_batches(
+        plan.source, plan.size, config.batch_size, config.workers, indices=indices
+    )
+    started = time.monotonic()
+    with (
+        reporter.task(total, "extracting", "images") as meter,
+        _Writer(plan) as writer,
+    ):
+        meter.skip_to(total - len(indices))
+        stages = ahead(_forward(plan, batches), 1)
+        try:
+            for number in todo:
+                collector = _fill(plan, spans[number], stages, (tally, meter, reporter, stop))
+                counts.extracted += collector.count - len(collector.bad)
+                writer.write(number, collector)
+        finally:
+            stages.close()  # type: ignore[attr-defined]
+    counts.extract_seconds = time.monotonic() - started
+
+
+def _forward(
+    plan: Plan, batches: Iterator[ImageBatch]
+) -> Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]]:
+    try:
+        for batch in batches:
+            yield batch, plan.extractor.maps(batch)
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+
+
+def _fill(
+    plan: Plan,
+    span: tuple[int, int],
+    stages: Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]],
+    watch: tuple[BadImageTally, Meter, Reporter, Interrupts],
+) -> _Collector:
+    """The rows of images [start, stop)."""
+    tally, meter, reporter, stop = watch
+    collector = _Collector(span[0], span[1] - span[0])
+    seen = 0
+    while seen < collector.count:
+        batch, maps = next(stages)
+        stop.check()
+        tally.add(batch.bad)
+        for bad in batch.bad:
+            reporter.warn(f"skipped {bad.name}: {bad.reason}")
+        images = np.asarray(batch.indices, dtype=np.int64)
+        if len(images):
+            collector.parts.append(plan.extractor.rows(images, maps))
+            collector.sizes_S2[images - span[0]] = batch.sizes_B2
+        collector.bad += batch.bad
+        attempted = len(images) + len(batch.bad)
+        seen += attempted
+        meter.advance(attempted)
+    return collector
+
+
+class _Writer:
+    """Writes segments in a thread, one at a time."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="isae-segment")
+        self.last: Future[None] | None = None
+
+    def write(self, number: int, collector: _Collector) -> None:
+        """Write this one while the next is filled."""
+        if self.last is not None:
+            self.last.result()
+        self.last = self.pool.submit(self._write, number, collector)
+
+    def _write(self, number: int, collector: _Collector) -> None:
+        write_segment(self.plan.work.segment(number), collector.segment(self.plan))
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.pool.shutdown(wait=True)
+        if self.last is not None and error[0] is None:
+            self.last.result()
+
+
+def _span(plan: Plan, number: int) -> tuple[int, int]:
+    size = plan.segment_images
+    return number * size, min((number + 1) * size, len(plan.source))
+
+
+def max_bad(plan: Plan) -> int:
+    wanted = plan.config.max_bad
+    return default_max_bad(len(plan.source)) if wanted is None else wanted
+
+
+def bad_of(segment: SegmentFile) -> list[BadImage]:
+    return [BadImage(*one) for one in segment.facts["bad"]]
+
+
+def segments_of(plan: Plan) -> Iterator[SegmentFile]:
+    for number in range(plan.segments):
+        yield SegmentFile(plan.work.segment(number))

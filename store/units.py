@@ -1,0 +1,118 @@
+"""A unit: SHARD_ROWS rows of one grid in their final order, from segments to shard files.
+
+Units need nothing of each other, so any thread, process or machine may make any of them, and a
+killed build goes on with those that are missing. In memory at once, by each thread: one layer's
+rows of the unit, twice, and their encoded form.
+
+Shapes: R rows of the unit, C channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from isae.store.error_sums import ErrorSums
+from isae.store.layout import INDEX, grid_group, shard_key
+from isae.store.cuts import Ints, read_cuts
+from isae.store.places import Place
+from isae.store.quantise import Quantiser
+from isae.store.segments import SegmentFile, Work, sorting, write_tensors
+from isae.store.shards import ShardFormat, encode_shard
+from isae.store.statistics import Accumulator
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class GridForm:
+    """One grid of a store that is being written."""
+
+    stride: int
+    rows: int
+    train_rows: int
+    index: ShardFormat
+    layers: Mapping[str, ShardFormat]
+    quantisers: Mapping[str, Quantiser]
+    """Of layers that are quantised."""
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return self.index.shards
+
+
+class UnitMaker:
+    """Makes units of one grid."""
+
+    def __init__(
+        self, place: Place, work: Work, segments: Sequence[SegmentFile], form: GridForm
+    ) -> None:
+        self.place, self.work, self.segments, self.form = place, work, segments, form
+        self.cuts = read_cuts(work.cuts(form.stride))
+
+    def make(self, number: int) -> int:
+        """Write all files of a unit, then the mark that it is done; its rows."""
+        stride = self.form.stride
+        low, high = np.asarray(self.cuts[number]), np.asarray(self.cuts[number + 1])
+        rows = int((high - low).sum())
+        key_R = self._read(f"{stride}.key", low, high, np.empty(rows, dtype=np.uint64))
+        place_R3 = self._read(f"{stride}.place", low, high, np.empty((rows, 3), dtype=np.int32))
+        order = sorting(key_R, place_R3)
+        group = grid_group(stride)
+        files = self._write(f"{group}/{INDEX}", self.form.index, number, place_R3[order])
+        tensors: dict[str, Array] = {}
+        for name, form in self.form.layers.items():
+            files |= self._layer(name, form, number, (low, high, order), tensors)
+        first = int(key_R[order[0]])
+        facts = {"files": files, "rows": rows, "first_key": f"{first:016x}"}
+        write_tensors(self.work.unit(stride, number), tensors, facts)
+        return rows
+
+    def _layer(
+        self,
+        name: str,
+        form: ShardFormat,
+        number: int,
+        where: tuple[Ints, Ints, Ints],
+        tensors: dict[str, Array],
+    ) -> dict[str, Any]:
+        low, high, order = where
+        kept = self.segments[0].dtype(name)
+        rows_RC = np.empty((len(order), form.columns), dtype=kept)
+        self._read(name, low, high, rows_RC)
+        exact_RC = np.take(rows_RC, order, axis=0)
+        training = max(0, min(len(order), self.form.train_rows - number * form.shard_rows))
+        quantiser = self.form.quantisers.get(name)
+        stored_RC = shown_RC = exact_RC
+        if quantiser is not None:
+            stored_RC = quantiser.encode(exact_RC)
+            shown_RC = np.empty(exact_RC.shape, dtype=np.float16)
+            quantiser.decode(stored_RC, shown_RC)
+            errors = ErrorSums(form.columns)
+            errors.add(exact_RC[:training], shown_RC[:training])
+            tensors |= {f"{name}/errors/{key}": one for key, one in errors.arrays().items()}
+        sums = Accumulator(form.columns)
+        sums.add(shown_RC[:training])
+        tensors |= {f"{name}/sums/{key}": one for key, one in sums.arrays().items()}
+        array = f"{grid_group(self.form.stride)}/{name}"
+        return self._write(array, form, number, stored_RC)
+
+    def _read(self, name: str, low: Ints, high: Ints, out: Array) -> Array:
+        """Rows of all segments of the unit, one after the other."""
+        start = 0
+        for segment in np.flatnonzero(high > low).tolist():
+            first, count = int(low[segment]), int(high[segment] - low[segment])
+            self.segments[segment].read_into([(name, first, out[start : start + count])])
+            start += count
+        return out
+
+    def _write(self, array: str, form: ShardFormat, number: int, rows_RC: Array) -> dict[str, Any]:
+        key, data = shard_key(array, number), encode_shard(form, rows_RC)
+        self.place.write(key, data)
+        return {key: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
