@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
     import torch
 
 HASH_BLOCK = 1 << 20
+_TEMPORARY = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\..*)?")
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for a file that will become `path`: another one at every call, in every thread.
+
+    The suffix of `path` is kept, since some writers choose the format by it.
+    """
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.stem}.{token}.tmp{path.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `temporary_beside` gives; a killed process leaves such."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -23,11 +39,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is fsynced and renamed.
 
     If the block raises, the temporary file is removed and `path` is as it was. Usable with any
-    writer that takes a file name (Parquet, safetensors, figures). The suffix of `path` is kept,
-    since some writers choose the format by it.
+    writer that takes a file name (Parquet, safetensors, figures). Where threads or processes
+    write the same path at once, one of their files stays, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         fsync(temporary)

@@ -1,26 +1,28 @@
-"""Shuffled batches of training rows, endless, the same for a seed whatever the threads.
+"""Shuffled batches of rows, read ahead in threads; which row comes when is store/order.py's.
 
-The rows are already in random order on disk. Each epoch visits their blocks in a new random
-order, joins a few blocks to a window, and shuffles within the window. The rows of all epochs form
-one long stream, and batch number i is rows [i*B, (i+1)*B) of that stream: so a batch depends on
-(seed, i, B) alone, any batch can be the first, and each epoch sees every row exactly once.
+Blocks are read and decoded straight into the buffer of their window; the rows of a few batches (a
+slab) are then gathered from it in their shuffled order, and batches are views of their slab. So
+each byte is written twice and read once besides decoding. Rows that are in memory anyway are
+gathered from where they are, without a window's buffer.
+
+In memory at once, beside what the caller keeps: two windows (`WINDOW_BLOCKS` blocks of
+`BLOCK_ROWS` rows each; none where rows are in memory) and `threads` + 2 slabs, a slab being the
+larger of a batch and about `SLAB_BYTES` or a quarter of a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from isae.errors import ConfigError, StoreError
-from isae.randomness import keyed_rng
+from isae.config import check
+from isae.store.order import Deal, Ints, Order, Window, make_order
+from isae.store.pipeline import Allocate, Array, Memory, Pipeline, plan_windows
 
-Array = npt.NDArray[Any]
-BLOCK_ROWS = 8192
-WINDOW_BLOCKS = 8
+SLAB_BYTES = 8 << 20
+MOST_THREADS = 64
 
 
 class RowSource(Protocol):
@@ -30,81 +32,162 @@ class RowSource(Protocol):
         """Rows [R, C]."""
 
 
-class EpochPlan:
-    """The order of one epoch: windows of blocks, and the shuffle within each window."""
-
-    def __init__(self, rows: int, seed: int, epoch: int) -> None:
-        self.rows, self.seed, self.epoch = rows, seed, epoch
-        blocks = -(-rows // BLOCK_ROWS)
-        order = keyed_rng(seed, "blocks", epoch).permutation(blocks)
-        self.windows = [order[i : i + WINDOW_BLOCKS] for i in range(0, blocks, WINDOW_BLOCKS)]
-        sizes = [sum(self._size(block) for block in window) for window in self.windows]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])
-
-    def load(self, source: RowSource, window: int) -> Array:
-        """The shuffled rows of one window."""
-        blocks = [int(block) * BLOCK_ROWS for block in self.windows[window]]
-        parts = [source[start : min(start + BLOCK_ROWS, self.rows)] for start in blocks]
-        rows = np.concatenate(parts)
-        shuffled: Array = rows[
-            keyed_rng(self.seed, "window", self.epoch, window).permutation(len(rows))
-        ]
-        return shuffled
-
-    def _size(self, block: int) -> int:
-        return min(BLOCK_ROWS, self.rows - int(block) * BLOCK_ROWS)
-
-
 def shuffled_batches(
-    source: RowSource, rows: int, batch_size: int, *, seed: int, start_batch: int = 0
+    source: RowSource,
+    rows: int,
+    batch_size: int,
+    *,
+    seed: int,
+    start_batch: int = 0,
+    threads: int = 2,
+    rank: int = 0,
+    ranks: int = 1,
+    first_row: int = 0,
+    epochs: int | None = None,
+    drop_last: bool = False,
 ) -> Iterator[Array]:
-    """Endless batches [batch_size, C] of the first `rows` rows of `source`.
+    """Batches [batch_size, C] of rows [first_row, first_row + rows) of `source`, in its dtype.
 
-    The next window is read in a thread while the present one is used. Raises ConfigError for a
-    batch size below 1 and StoreError if there are no rows.
+    Endless, or `epochs` passes over the rows, of which the last batch may be short or missing on
+    some ranks (`drop_last`: every rank gets the same number of whole batches). The sequence is the
+    same for any number of `threads`. A batch stays as it is for as long as it is kept; keeping it
+    keeps its slab. Closing the iterator ends its threads. Each rank decodes every window that holds
+    a row of its batches. Raises ConfigError for numbers out of range, StoreError if there are no
+    rows, and while reading what the source raises, at the first batch that needs what failed.
     """
-    if batch_size < 1 or start_batch < 0:
-        raise ConfigError(
-            f"expected a batch size of at least 1 and a first batch of at least 0, found "
-            f"{batch_size} and {start_batch}; choose others"
-        )
-    if rows < 1:
-        raise StoreError(
-            "expected training rows, found none: every image is held out or unreadable; "
-            "build the store with more images or a smaller --holdout"
-        )
-    return _cut(_windows(source, rows, seed, start_batch * batch_size), batch_size)
+    deal = Deal(batch_size, rank, ranks, start_batch)
+    order = make_order(rows, deal, seed, epochs, drop_last)
+    return dealt_batches(source, order, deal, threads=threads, first_row=first_row)
 
 
-def _windows(source: RowSource, rows: int, seed: int, skip: int) -> Iterator[Array]:
-    epoch, offset = divmod(skip, rows)
-    plan = EpochPlan(rows, seed, epoch)
-    window = int(np.searchsorted(plan.starts, offset, side="right")) - 1
-    offset -= int(plan.starts[window])
-    with ThreadPoolExecutor(1, thread_name_prefix="isae-read-ahead") as pool:
-        future = pool.submit(plan.load, source, window)
-        while True:
-            loaded = future.result()
-            window += 1
-            if window == len(plan.windows):
-                epoch, window = epoch + 1, 0
-                plan = EpochPlan(rows, seed, epoch)
-            future = pool.submit(plan.load, source, window)
-            yield loaded[offset:]
-            offset = 0
+def dealt_batches(
+    source: RowSource,
+    order: Order,
+    deal: Deal,
+    *,
+    threads: int = 2,
+    first_row: int = 0,
+    pinned: bool = False,
+) -> Iterator[Any]:
+    """Batches of an order and a deal: NumPy arrays, or with `pinned` torch tensors that a GPU can
+    copy from without waiting. Raises ConfigError for a number of threads out of range.
+    """
+    check(1 <= threads <= MOST_THREADS, f"1 to {MOST_THREADS} threads", threads)
+    return _batches(source, order, deal, threads, first_row, pinned)
 
 
-def _cut(windows: Iterator[Array], batch_size: int) -> Iterator[Array]:
-    parts: list[Array] = []
-    held = 0
-    for rows in windows:
-        start = 0
-        while held + len(rows) - start >= batch_size:
-            take = batch_size - held
-            parts.append(rows[start : start + take])
-            yield np.concatenate(parts) if len(parts) > 1 else parts[0]
-            parts, held = [], 0
-            start += take
-        if start < len(rows):
-            parts.append(rows[start:])
-            held += len(rows) - start
+def _batches(
+    source: RowSource, order: Order, deal: Deal, threads: int, first_row: int, pinned: bool
+) -> Iterator[Any]:
+    columns, dtype = _kind(source)
+    size = deal.batch_size
+    rows = min(SLAB_BYTES // max(1, columns * dtype.itemsize), order.largest_window // 4)
+    together = max(1, rows // size)
+    pipeline = Pipeline(
+        plan_windows(order, deal, together),
+        _memory(source, order, first_row),
+        (_pinned if pinned else _ordinary)(columns, dtype),
+        threads,
+    )
+    try:
+        for whole, held in pipeline.results():
+            for start in range(0, held, size):
+                yield whole[start : start + size]
+    finally:
+        pipeline.close()
+
+
+def _kind(source: RowSource) -> tuple[int, np.dtype[Any]]:
+    known: Any = source if hasattr(source, "dtype") else source[0:0]
+    return int(known.shape[1]), np.dtype(known.dtype)
+
+
+def _ordinary(columns: int, dtype: np.dtype[Any]) -> Allocate:
+    def allocate(rows: int) -> tuple[Any, Array]:
+        array = np.empty((rows, columns), dtype)
+        return array, array
+
+    return allocate
+
+
+def _pinned(columns: int, dtype: np.dtype[Any]) -> Allocate:
+    import torch
+
+    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    # torch keeps freed pinned memory for the next slab, and until copies from it have ended.
+    pin = torch.cuda.is_available()
+
+    def allocate(rows: int) -> tuple[Any, Array]:
+        tensor = torch.empty(rows, columns, dtype=kind, pin_memory=pin)
+        return tensor, tensor.numpy()
+
+    return allocate
+
+
+class _Buffers:
+    """A buffer for each open window, used again for later ones."""
+
+    def __init__(self, source: RowSource, order: Order, first_row: int) -> None:
+        self.source, self.first_row = source, first_row
+        self.size = order.largest_window
+        self.free: list[Array] = []
+        self.held: dict[Window, Array] = {}
+
+    def open(self, window: Window) -> None:
+        columns, dtype = _kind(self.source)
+        self.held[window] = self.free.pop() if self.free else np.empty((self.size, columns), dtype)
+
+    def read(self, window: Window, block: int) -> None:
+        at = sum(stop - start for start, stop in window.blocks[:block])
+        start, stop = window.blocks[block]
+        out_RC = self.held[window][at : at + stop - start]
+        start, stop = start + self.first_row, stop + self.first_row
+        read_into = getattr(self.source, "read_into", None)
+        if read_into is None:
+            out_RC[:] = self.source[start:stop]
+        else:
+            read_into(start, stop, out_RC)
+
+    def places(self, window: Window) -> Ints:
+        return window.shuffle()
+
+    def rows(self, window: Window) -> Array:
+        return self.held[window]
+
+    def close(self, window: Window) -> None:
+        self.free.append(self.held.pop(window))
+
+
+class _Resident:
+    """Rows that are in memory, or that `ensure(start, stop)` keeps there once it read them."""
+
+    def __init__(
+        self, rows_RC: Array, first_row: int, ensure: Callable[[int, int], None] | None
+    ) -> None:
+        self.rows_RC, self.first_row, self.ensure = rows_RC, first_row, ensure
+
+    def open(self, window: Window) -> None:
+        pass
+
+    def read(self, window: Window, block: int) -> None:
+        if self.ensure is not None:
+            start, stop = window.blocks[block]
+            self.ensure(start + self.first_row, stop + self.first_row)
+
+    def places(self, window: Window) -> Ints:
+        return window.row_numbers() + self.first_row
+
+    def rows(self, window: Window) -> Array:
+        return self.rows_RC
+
+    def close(self, window: Window) -> None:
+        pass
+
+
+def _memory(source: RowSource, order: Order, first_row: int) -> Memory:
+    if isinstance(source, np.ndarray):
+        return _Resident(source, first_row, None)
+    resident = getattr(source, "resident_RC", None)
+    if resident is not None:
+        return _Resident(resident, first_row, source.ensure)  # type: ignore[attr-defined]
+    return _Buffers(source, order, first_row)

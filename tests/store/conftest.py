@@ -1,10 +1,15 @@
-"""Small real stores: procedural pictures through the packaged network."""
+"""Small real stores: procedural pictures through the packaged network; an S3 server."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -43,3 +48,66 @@ def small_config(tmp_path: Path) -> Callable[..., BuildConfig]:
         return BuildConfig(**{"out": str(tmp_path / "store"), **SMALL, **changes})
 
     return make
+
+
+# moto's server as a process of its own, on a free port; it ends when its input is closed, so also
+# when the tests are killed. S3 judges the condition of a put and stores in one step, moto in two:
+# the lock makes them one.
+S3_SERVER = """
+import os, sys, threading
+from werkzeug.serving import make_server
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+
+app, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def serve(environ, start_response):
+    if "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MATCH" in environ:
+        with one_at_a_time:
+            return list(app(environ, start_response))
+    return app(environ, start_response)
+
+server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+BUCKET = "test-bucket"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server on this machine that has the bucket test-bucket."""
+    with subprocess.Popen(
+        [sys.executable, "-c", S3_SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+            make = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
+            with urllib.request.urlopen(make) as answer:
+                assert answer.status == 200
+            yield endpoint
+        finally:
+            server.stdin.close()
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder of a bucket for this test alone, with the environment set for it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "AKIATESTKEY",
+        "AWS_SECRET_ACCESS_KEY": "test/secret/key",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"

@@ -1,0 +1,148 @@
+"""Work whose memory or processor time is measured: each task in a process of its own.
+
+`python -m isae.benchmarks.store_child TASK`, TASK and answer being JSON. Memory is that of the
+process (and, of a build, of its decoding processes) over what it had once everything was imported:
+the peak of resident memory as the system counts it (VmHWM, reset before), which counts pages of
+mapped files, and the largest anonymous part (RssAnon) of samples every few milliseconds, which does
+not: the system can take back pages of files at any time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from isae.errors import RunError
+
+SAMPLE_S = 0.003
+STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def in_child(task: dict[str, Any]) -> dict[str, Any]:
+    """Run a task in a new process; its answer. Raises RunError with its last words."""
+    command = [sys.executable, "-m", "isae.benchmarks.store_child", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"expected the task {task['task']} to end, found: {last}; run it again")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+class PeakMemory:
+    """Peak memory of this process while in the context; {} where the system does not say."""
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        self.known = STATUS.exists() and os.access(REFS, os.W_OK)
+        self.found: dict[str, int] = {}
+        if self.known:
+            REFS.write_text("5")  # the peak starts anew from what is resident now
+            self.before = _status()
+            self.anonymous = self.before["RssAnon"]
+            self.stop = threading.Event()
+            self.thread = threading.Thread(target=self._sample, name="bench-memory", daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.known:
+            self.stop.set()
+            self.thread.join()
+            after = _status()
+            self.found = {
+                "before_bytes": self.before["VmRSS"],
+                "growth_bytes": max(0, after["VmHWM"] - self.before["VmRSS"]),
+                "anonymous_growth_bytes": self.anonymous - self.before["RssAnon"],
+            }
+
+    def _sample(self) -> None:
+        while not self.stop.wait(SAMPLE_S):
+            self.anonymous = max(self.anonymous, _status()["RssAnon"])
+
+
+def _status() -> dict[str, int]:
+    """Bytes of this process's kinds of memory."""
+    lines = (line.split() for line in STATUS.read_text().splitlines())
+    return {
+        words[0].rstrip(":"): int(words[1]) * 1024
+        for words in lines
+        if words[0] in ("VmRSS:", "VmHWM:", "RssAnon:")
+    }
+
+
+def processor_seconds() -> tuple[float, float]:
+    """Processor seconds of this process and of its ended children so far."""
+    own, others = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return own.ru_utime + own.ru_stime, others.ru_utime + others.ru_stime
+
+
+def read_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Read one epoch of batches, keeping none; the memory that it took."""
+    import pyarrow.parquet
+    import safetensors.numpy
+    import torch
+    import zarr
+
+    from isae.benchmarks.store_read import reader_of
+
+    assert all((pyarrow.parquet, safetensors.numpy, torch, zarr))  # imported before the start
+    left = task["rows"]
+    with (
+        PeakMemory() as peak,
+        closing(reader_of(task["reader"], task["options"]).batches(task["seed"])) as batches,
+    ):
+        while left > 0:
+            left -= len(next(batches))
+    return dict(peak.found)
+
+
+def build_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Build a small store, then one as described: wall and processor seconds, memory of the latter.
+
+    The first build has the imports, the weights and compiled code loaded.
+    """
+    from isae.store import BuildConfig, build_store
+
+    config = task["config"]
+    build_store(BuildConfig(**{**config, **task["warm_up"]}))
+    before = processor_seconds()
+    with PeakMemory() as peak:
+        started = time.perf_counter()
+        manifest = build_store(BuildConfig(**config))
+        wall = time.perf_counter() - started
+    own, workers = (now - then for now, then in zip(processor_seconds(), before, strict=True))
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {
+        "wall_s": wall,
+        "cpu_s": own + workers,
+        "workers_cpu_s": workers,
+        "images": manifest["images"]["used"],
+        "rows": {name: layer["rows"] for name, layer in manifest["layers"].items()},
+        "memory": {**peak.found, "largest_worker_bytes": children},
+        "measured": manifest.get("measured"),
+    }
+
+
+TASKS = {"read": read_task, "build": build_task}
+
+
+def main() -> None:
+    """Run the task of the command line; its answer is the last line of stdout."""
+    task = json.loads(sys.argv[1])
+    print(json.dumps(TASKS[task["task"]](task)))
+
+
+if __name__ == "__main__":
+    main()
