@@ -131,7 +131,7 @@ def _describe(
         "analysis": ANALYSIS,
         "run": str(inputs.run),
         "options": to_json(config),
-        "store": {"path": str(inputs.store.path), "content_id": manifest["content_id"]},
+        "store": {"path": inputs.store.location, "content_id": manifest["content_id"]},
         "model": {key: manifest["model"][key] for key in ("name", "weights", "weights_sha256")},
         "images": {
             "spec": manifest["images"]["spec"],

@@ -21,28 +21,9 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     """
     waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=depth)
     stopping = threading.Event()
-
-    def put(entry: tuple[Any, BaseException | None]) -> bool:
-        while not stopping.is_set():
-            with suppress(queue.Full):
-                waiting.put(entry, timeout=_POLL_S)
-                return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put((item, None)):
-                    break
-            else:
-                put((_END, None))
-        except BaseException as error:
-            put((_END, error))
-        finally:
-            if close := getattr(items, "close", None):
-                close()
-
-    thread = threading.Thread(target=work, name="isae-ahead", daemon=True)
+    thread = threading.Thread(
+        target=_work, args=(items, waiting, stopping), name="isae-ahead", daemon=True
+    )
     thread.start()
     try:
         while True:
@@ -55,3 +36,25 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
     finally:
         stopping.set()
         thread.join()
+
+
+def _work(
+    items: Iterable[Any],
+    waiting: queue.Queue[tuple[Any, BaseException | None]],
+    stopping: threading.Event,
+) -> None:
+    def put(item: Any, error: BaseException | None = None) -> bool:
+        while not stopping.is_set():
+            with suppress(queue.Full):
+                waiting.put((item, error), timeout=_POLL_S)
+                return True
+        return False
+
+    try:
+        if all(put(item) for item in items):
+            put(_END)
+    except BaseException as error:
+        put(_END, error)
+    finally:
+        if close := getattr(items, "close", None):
+            close()

@@ -18,11 +18,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from isae.errors import StoreCorruptError
-from isae.store.codecs import CodecError
+from isae.errors import CodecError, StoreCorruptError
 from isae.store.layout import metadata_file, shard_key
 from isae.store.places import Place
-from isae.store.quantise import Quantiser
+from isae.store.quantise import ATTRIBUTE, Quantiser
 from isae.store.shards import ABSENT, ShardFormat, decode_index
 
 Array = npt.NDArray[Any]
@@ -44,7 +43,12 @@ class StoredArray:
             self.form = ShardFormat.from_metadata(metadata)
         except ValueError as error:
             raise damaged(f"{place.url}/{name}", str(error)) from error
-        self.quantiser = Quantiser.from_attributes(metadata["attributes"])
+        attributes = metadata["attributes"]
+        self.quantiser = (
+            Quantiser.from_attributes(attributes, self.form.columns)
+            if ATTRIBUTE in attributes
+            else None
+        )
         self.shape: tuple[int, int] = (self.form.rows, self.form.columns)
         self.dtype = self.form.dtype if self.quantiser is None else QUANTISED_OUT
         self.chunk_rows, self.shard_rows = self.form.chunk_rows, self.form.shard_rows

@@ -42,7 +42,7 @@ from isae.store.shards import ShardFormat
 from isae.store.statistics import Accumulator, ChannelStatistics, save_statistics
 from isae.store.units import GridForm, UnitMaker
 
-INDEX_CODEC = "fast"
+INDEX_CODEC = "small"
 
 
 @dataclass

@@ -73,12 +73,14 @@ def _begin(
                 f"{', '.join(different)}: {_differences(begun, identity, different)}; give the "
                 "same as before, or begin anew with --overwrite"
             )
+        place.sweep()
         count = len(plan.work.segments_done())
         reporter.say(f"resuming: {count} of {plan.segments} segments of images are done")
         return None
     # A store loses its mark before anything else: a kill on the way leaves an unfinished one.
     place.delete(COMPLETE)
-    for key, _ in place.keys():
+    stored = place.keys()
+    for key, _ in stored:
         if key != BUILDING:
             place.delete(key)
     shutil.rmtree(plan.work.folder, ignore_errors=True)
@@ -115,7 +117,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence
 
 
 def _reusable(plan: Plan) -> int:
-    return sum(size for key, size in plan.place.keys() if is_data(key))
+    stored = plan.place.keys()
+    return sum(size for key, size in stored if is_data(key))
 
 
 def _tidy(plan: Plan, made_folder: bool, lock: PlaceLock) -> None:

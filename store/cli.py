@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from isae import cli
+from isae.errors import ConfigError
 from isae.store.build import build_store
 from isae.store.config import BuildConfig
 from isae.store.manifest import Manifest
@@ -15,6 +16,7 @@ from isae.store.reader import open_store
 from isae.store.verify import verify_store
 
 EXIT_DAMAGED = 1
+ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1, "float8_e4m3": 1}
 
 app = cli.new_app("Build, describe and check activation stores.")
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
@@ -37,7 +39,10 @@ def build(
     positions: Annotated[
         str, typer.Option(help="Places per image: all, N, or N:norm:LAYER.")
     ] = "all",
-    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="float16, float32, int8 or float8_e4m3.")] = "float16",
+    codec: Annotated[
+        str, typer.Option(help="small, fast, none, or a JSON list of Zarr v3 codecs.")
+    ] = "small",
     size: Annotated[
         int | None, typer.Option(help="Side of the input in pixels; default: the weights' own.")
     ] = None,
@@ -55,7 +60,14 @@ def build(
             help="More unreadable images are an error; default: the larger of 10 and 1 %."
         ),
     ] = None,
+    scratch: Annotated[
+        str | None,
+        typer.Option(help="Folder for raw rows while building; default: inside the store."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a store that is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with a build that was ended, if there is one.")
+    ] = False,
     as_json: cli.JsonOption = False,
     quiet: cli.QuietOption = False,
 ) -> None:
@@ -68,6 +80,7 @@ def build(
         weights=weights,
         positions=positions,
         dtype=dtype,
+        codec=codec,
         size=size,
         holdout=holdout,
         batch_size=batch_size,
@@ -76,8 +89,11 @@ def build(
         seed=seed,
         limit=limit,
         max_bad=max_bad,
+        scratch=scratch,
     )
-    manifest = build_store(config, overwrite=overwrite, reporter=cli.reporter(quiet))
+    if overwrite and resume:
+        raise ConfigError("expected --resume or --overwrite, found both; choose one")
+    manifest = build_store(config, overwrite=overwrite, resume=resume, reporter=cli.reporter(quiet))
     results = summarise(out, manifest)
     cli.finish(results, as_json=as_json, lines=lambda: describe(results))
 
@@ -114,10 +130,11 @@ def verify(
 def summarise(path: str, manifest: Manifest) -> dict[str, Any]:
     """The results of `build` and `info`: the manifest, with sizes instead of the list of files."""
     files = manifest["files"]
-    item = 2 if manifest["dtype"] == "float16" else 4
+    item = ITEM_BYTES[manifest["dtype"]]
     layers = {}
     for name, layer in manifest["layers"].items():
-        stored = sum(one["bytes"] for file, one in files.items() if file.startswith(layer["array"]))
+        own = f"{layer['array']}/"
+        stored = sum(one["bytes"] for file, one in files.items() if file.startswith(own))
         raw = layer["rows"] * layer["channels"] * item
         layers[name] = {**layer, "stored_bytes": stored, "raw_bytes": raw}
     return {
@@ -141,7 +158,8 @@ def describe(results: dict[str, Any]) -> str:
         f"           {images['held_out']:,} held out{unreadable}; {results['size']} pixels",
         f"model      {model['name']}, weights {model['weights']}, "
         f"{model['compute_dtype']} on {model['device']}",
-        f"positions  {results['positions']}, {results['dtype']}, seed {results['seed']}",
+        f"positions  {results['positions']}, {results['dtype']}, "
+        f"codec {results.get('codec', 'zstd')[:24]}, seed {results['seed']}",
         f"content    {results['content_id'][:16]}",
         f"built      {results['finished']}, {measured['images_per_second']:,.1f} images/s, "
         f"{measured['extract_seconds'] + measured['write_seconds']:,.0f} s in all",

@@ -16,8 +16,9 @@ DTYPES = ("float16", "float32", "int8", "float8_e4m3")
 class BuildConfig:
     """Options of `isae-store build`; everything here that shapes the contents is in the manifest.
 
-    `batch_size`, `workers` and `scratch` only change the speed. On another `device`, or on a processor whose
-    fast bf16 is used, activations differ by rounding; the manifest says what computed them.
+    `batch_size`, `workers` and `scratch` only change the speed. On another `device`, or on a
+    processor whose fast bf16 is used, activations differ by rounding; the manifest says what
+    computed them.
     """
 
     images: str
@@ -54,7 +55,7 @@ class BuildConfig:
     max_bad: int | None = None
     """More unreadable images than this are an error; None is isae.images.default_max_bad."""
     scratch: str | None = None
-    """Folder for what is done so far; None is work/ in the store, or a cache folder for a bucket."""
+    """Folder for what is done so far; None is work/ in the store, for a bucket a cache folder."""
 
     def __post_init__(self) -> None:
         """Check ranges; raise ConfigError with what was expected and found."""

@@ -15,6 +15,8 @@ import torch
 from isae.errors import ConfigError, DataError, unknown_name
 from isae.images import ImageBatch
 from isae.inception import LayerInfo, Network
+from isae.store.cuts import row_keys
+from isae.store.extrema import largest_sizes
 from isae.store.images_table import Split
 from isae.store.positions import (
     Ints,
@@ -24,8 +26,6 @@ from isae.store.positions import (
     pool_norms,
     refine_cells,
 )
-from isae.store.cuts import row_keys
-from isae.store.extrema import largest_sizes
 from isae.store.segments import GridRows
 
 ROW_HEAD = 20
@@ -48,9 +48,7 @@ class Grid:
         return ROW_HEAD + item * sum(self.channels.values())
 
 
-def plan_grids(
-    table: Mapping[str, LayerInfo], layers: Sequence[str], size: int
-) -> list[Grid]:
+def plan_grids(table: Mapping[str, LayerInfo], layers: Sequence[str], size: int) -> list[Grid]:
     """The grids of `layers` for square inputs of `size` pixels, coarsest first.
 
     Raises UnknownNameError for a layer that the network does not have.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from isae.compiled import compiled
 
 Array = npt.NDArray[Any]
-_BITS = {2: np.uint16, 4: np.uint32}
+_BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32}
 
 
 def largest_sizes(rows_RC: Array) -> Array:

@@ -26,7 +26,9 @@ float16 and float32, -1 for the index, never a plausible number; and 0 for quant
 
 from __future__ import annotations
 
-FORMAT, FORMAT_VERSION = "isae-store", 1
+FORMAT, FORMAT_VERSION = "isae-store", 2
+READABLE = (1, 2)
+"""Format versions that can be read; 1 has no backup of the manifest and no units in it."""
 MANIFEST, BACKUP, COMPLETE = "manifest.json", "manifest.backup.json", "COMPLETE"
 BUILDING, WORK = "building.json", "work"
 IMAGES, STATISTICS, INDEX = "images.parquet", "statistics.safetensors", "index"

@@ -17,7 +17,15 @@ from typing import Any
 
 import isae
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
-from isae.store.layout import BACKUP, COMPLETE, FORMAT, FORMAT_VERSION, MANIFEST, ROOT_FILES
+from isae.store.layout import (
+    BACKUP,
+    COMPLETE,
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    READABLE,
+    ROOT_FILES,
+)
 from isae.store.places import Place
 
 Manifest = dict[str, Any]
@@ -108,9 +116,9 @@ def read(place: Place) -> Manifest:
             "the store again with --overwrite"
         )
     manifest: Manifest = json.loads(data)
-    if manifest["format_version"] != FORMAT_VERSION:
+    if manifest["format_version"] not in READABLE:
         raise StoreError(
-            f"expected store format {FORMAT_VERSION} in {place.url}, found "
+            f"expected a store of format {' or '.join(map(str, READABLE))} in {place.url}, found "
             f"{manifest['format_version']}; use the isae version that wrote it"
         )
     return manifest

@@ -131,8 +131,8 @@ def check_disk(plan: Plan, reusable: int) -> str:
         free = shutil.disk_usage(there).free + reusable
         if amount * DISK_MARGIN > free:
             raise StoreError(
-                f"expected {amount * DISK_MARGIN / 1e9:.2f} GB of free disk in {there} (raw rows on "
-                f"their way through the shuffle {raw / 1e9:.2f} GB, the store about "
+                f"expected {amount * DISK_MARGIN / 1e9:.2f} GB of free disk in {there} (raw rows "
+                f"on their way through the shuffle {raw / 1e9:.2f} GB, the store about "
                 f"{stored / 1e9:.2f} GB), found {free / 1e9:.2f} GB; free some space, give another "
                 "disk with --scratch, or use fewer --positions, --layers or images"
             )

@@ -25,7 +25,7 @@ _BUILDS = count()
 
 @dataclass
 class Ranks:
-    """This process among `size`, number `rank`; alone by default."""
+    """One process, number `rank`, of the `size` that build together; alone by default."""
 
     rank: int = 0
     size: int = 1
@@ -81,8 +81,8 @@ def find_ranks() -> Ranks:
     rank = os.environ.get("RANK", "")
     if missing or not (text.isdecimal() and rank.isdecimal() and int(rank) < int(text)):
         raise ConfigError(
-            f"expected RANK below WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment, found "
-            f"RANK={rank!r}, WORLD_SIZE={text!r} and no {missing}; start with torchrun, or unset "
+            "expected RANK below WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment, "
+            f"found RANK={rank!r}, WORLD_SIZE={text!r} and no {missing}; start with torchrun, or unset "
             "WORLD_SIZE"
         )
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -95,7 +95,7 @@ def find_ranks() -> Ranks:
 
 
 def _connect(host: str, port: int, size: int, serve: bool) -> Any:
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:
         return TCPStore(host, port, size, serve, timedelta(seconds=60), wait_for_workers=False)

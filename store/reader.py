@@ -1,41 +1,31 @@
 """Read a store: `open_store(path)`.
 
-Nothing is read that was not checked: every chunk carries a checksum, and a shard file that is
-missing or has another size than the manifest says is an error (Zarr alone would return the fill
-value for it). Only whole chunks are asked of Zarr, then cut in memory.
+Nothing is given out that was not checked: chunks and the indexes of shards carry checksums, small
+files are compared with the manifest's SHA-256, the manifest with the completion mark's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 
-from isae.errors import StoreCorruptError, unknown_name
-from isae.files import sha256
+from isae.errors import unknown_name
 from isae.store import manifest
+from isae.store.array import StoredArray, damaged
 from isae.store.batches import shuffled_batches
-from isae.store.layout import (
-    IMAGES,
-    INDEX,
-    STATISTICS,
-    shard_count,
-    shard_file,
-    zarrs_pipeline,
-)
+from isae.store.layout import IMAGES, INDEX, STATISTICS
+from isae.store.places import open_place
 from isae.store.statistics import ChannelStatistics, load_statistics
 
 Array = npt.NDArray[Any]
-Rows = SupportsIndex | slice | Sequence[int] | npt.NDArray[Any]
-Columns = SupportsIndex | slice | Sequence[int] | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -60,108 +50,12 @@ class StoredLayer:
     """What a reader must know of this layer's branches."""
 
 
-class StoredArray:
-    """Rows of one array [rows, columns]; index with an int, a slice, or integers."""
-
-    def __init__(self, root: Path, name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-        self.path, self.name = root / name, name
-        with zarrs_pipeline():
-            try:
-                array = zarr.open_array(root / name, mode="r", zarr_format=3)
-            except Exception as error:
-                raise _damaged(self.path, f"{type(error).__name__}: {error}") from error
-        self.array = array
-        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
-        self.dtype = array.dtype
-        self.chunk_rows = int(array.chunks[0])
-        self.shard_rows = int((array.shards or array.chunks)[0])
-        shards = range(shard_count(self.shape[0], self.shard_rows))
-        self.sizes = [files[f"{name}/c/{shard}/0"]["bytes"] for shard in shards]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """All rows: `np.asarray(store.positions("mixed4a"))`."""
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-    def __getitem__(self, rows: Rows | tuple[Rows, Columns]) -> Array:
-        """Rows as NumPy, in the stored dtype: [C] for an int, else [R, C]; `[rows, columns]` too.
-
-        Raises IndexError out of range, StoreCorruptError if a file is missing or damaged.
-        """
-        if isinstance(rows, tuple):
-            if len(rows) != 2:
-                raise IndexError(f"expected [rows] or [rows, columns], found {len(rows)} indices")
-            chosen: Array = self[rows[0]][..., rows[1]]
-            return chosen
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step == 1:
-                return self._range(start, max(start, stop))
-            return self[np.arange(start, stop, step)]
-        if isinstance(rows, SupportsIndex) and not isinstance(rows, np.ndarray):
-            row: Array = self[np.asarray([int(rows)])][0]
-            return row
-        return self._gather(np.asarray(rows))
-
-    def check_sizes(self) -> None:
-        """Raise StoreCorruptError unless every shard file has the size that was written."""
-        for shard in range(len(self.sizes)):
-            self._check_shard(shard)
-
-    def _range(self, start: int, stop: int) -> Array:
-        first = start // self.chunk_rows * self.chunk_rows
-        last = min(-(-stop // self.chunk_rows) * self.chunk_rows, len(self))
-        if start >= stop:
-            return np.empty((0, self.shape[1]), dtype=self.dtype)
-        return self._read(first, last)[start - first : stop - first]
-
-    def _gather(self, rows: Array) -> Array:
-        if rows.ndim != 1:
-            raise IndexError(f"expected one axis of rows, found {rows.ndim} axes")
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows) if len(rows) == len(self) else rows
-        if rows.size and rows.dtype.kind not in "iu":
-            raise IndexError(f"expected integer rows, a slice or a mask of {len(self)} rows")
-        rows = rows.astype(np.int64)
-        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"expected rows in [0, {len(self)}), found {rows.min()}, {rows.max()}")
-        rows = np.where(rows < 0, rows + len(self), rows)
-        found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        if not rows.size:
-            return found
-        order = np.argsort(rows, kind="stable")
-        chunks, starts = np.unique(rows[order] // self.chunk_rows, return_index=True)
-        for chunk, members in zip(chunks, np.split(order, starts[1:]), strict=True):
-            first = int(chunk) * self.chunk_rows
-            block = self._read(first, min(first + self.chunk_rows, len(self)))
-            found[members] = block[rows[members] - first]
-        return found
-
-    def _read(self, first: int, last: int) -> Array:
-        for shard in range(first // self.shard_rows, shard_count(last, self.shard_rows)):
-            self._check_shard(shard)
-        try:
-            block: Array = np.asarray(self.array[first:last])
-        except Exception as error:
-            raise _damaged(self.path, f"rows {first} to {last}: {error}") from error
-        return block
-
-    def _check_shard(self, shard: int) -> None:
-        path = shard_file(self.path, shard)
-        size = path.stat().st_size if path.is_file() else None
-        if size != self.sizes[shard]:
-            found = "no file" if size is None else f"{size} bytes"
-            raise _damaged(path, f"{found} instead of {self.sizes[shard]} bytes")
-
-
 class Store:
     """A complete store, opened for reading. Cheap to open; reads on demand."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.manifest = manifest.read(self.path)
+        self.place = open_place(path)
+        self.manifest = manifest.read(self.place)
         self.layers = {
             name: StoredLayer(
                 name=name,
@@ -179,6 +73,17 @@ class Store:
             for name, one in self.manifest["layers"].items()
         }
         self._arrays: dict[str, StoredArray] = {}
+
+    @property
+    def path(self) -> str:
+        """Where the store is, as it was asked for: a folder or an address."""
+        return self.place.url
+
+    @property
+    def location(self) -> str:
+        """Where the store is, from anywhere on this machine: an absolute path, or an address."""
+        local = self.place.local
+        return self.place.url if local is None else str(local.resolve())
 
     @property
     def content_id(self) -> str:
@@ -202,13 +107,13 @@ class Store:
     @cached_property
     def images(self) -> pa.Table:
         """The images table (see store/images_table.py)."""
-        return self._checked(IMAGES, pq.read_table)
+        return self._checked(IMAGES, lambda data: pq.read_table(io.BytesIO(data)))
 
     def statistics(self, layer: str) -> ChannelStatistics:
         """Per-channel statistics of a layer's training rows."""
         self.layer(layer)
         found: ChannelStatistics = self._checked(
-            STATISTICS, lambda path: load_statistics(path, layer)
+            STATISTICS, lambda data: load_statistics(data, layer)
         )
         return found
 
@@ -222,18 +127,19 @@ class Store:
 
     def _open(self, name: str) -> StoredArray:
         if name not in self._arrays:
-            array = StoredArray(self.path, name, self.manifest["files"])
+            array = StoredArray(self.place, name, self.manifest["files"])
             array.check_sizes()
             self._arrays[name] = array
         return self._arrays[name]
 
     def _checked(self, name: str, read: Any) -> Any:
         """Read a small file after its hash was compared with the manifest's."""
-        path = self.path / name
-        expected = self.manifest["files"][name]["sha256"]
-        if not path.is_file() or sha256(path) != expected:
-            raise _damaged(path, "no file or another SHA-256 than the manifest's")
-        return read(path)
+        data = manifest.maybe(self.place, name)
+        if data is None or manifest.digest(data) != self.manifest["files"][name]["sha256"]:
+            raise damaged(
+                f"{self.place.url}/{name}", "no file or another SHA-256 than the manifest's"
+            )
+        return read(data)
 
 
 def open_store(path: str | Path) -> Store:
@@ -243,10 +149,3 @@ def open_store(path: str | Path) -> Store:
     finish) or StoreCorruptError (a file is missing or damaged).
     """
     return Store(path)
-
-
-def _damaged(path: Path, found: str) -> StoreCorruptError:
-    return StoreCorruptError(
-        f"expected {path} as it was written, found {found}; run isae-store verify for a full "
-        "list, then restore the file from a copy or build the store again with --overwrite"
-    )

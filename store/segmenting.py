@@ -56,9 +56,7 @@ class _Collector:
         return Segment(grids, self.sizes_S2, facts, arrays)
 
 
-def _joined(
-    parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.dtype
-) -> GridRows:
+def _joined(parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.dtype) -> GridRows:
     empty = np.dtype(str(dtype).removeprefix("torch."))
     key_R = np.concatenate([np.empty(0, dtype=np.uint64), *(part.key_R for part in parts)])
     place_R3 = np.concatenate([np.empty((0, 3), np.int32), *(part.place_R3 for part in parts)])
@@ -172,14 +170,17 @@ def _span(plan: Plan, number: int) -> tuple[int, int]:
 
 
 def max_bad(plan: Plan) -> int:
+    """More unreadable images than this end the build."""
     wanted = plan.config.max_bad
     return default_max_bad(len(plan.source)) if wanted is None else wanted
 
 
 def bad_of(segment: SegmentFile) -> list[BadImage]:
+    """The unreadable images of a segment."""
     return [BadImage(*one) for one in segment.facts["bad"]]
 
 
 def segments_of(plan: Plan) -> Iterator[SegmentFile]:
+    """All segments, in order."""
     for number in range(plan.segments):
         yield SegmentFile(plan.work.segment(number))

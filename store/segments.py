@@ -130,9 +130,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Array], facts: Mapping[str, 
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
-        for part in (len(text).to_bytes(8, "little"), text, *tensors.values()):
-            data = memoryview(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
-            data = data.cast("B") if data.nbytes else memoryview(b"")
+        head = np.frombuffer(len(text).to_bytes(8, "little") + text, dtype=np.uint8)
+        for part in (head, *tensors.values()):
+            data = memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
             while data:
                 data = data[file.write(data) :]
 
@@ -176,7 +176,7 @@ class SegmentFile:
             for name, start, out in wanted:
                 width = out.nbytes // max(len(out), 1)
                 offset = self.base + self.header[name]["data_offsets"][0] + start * width
-                data = memoryview(out).cast("B") if out.nbytes else memoryview(b"")
+                data = as_bytes(out)
                 while data:
                     count = os.preadv(descriptor, [data], offset)
                     if not count:
@@ -192,6 +192,11 @@ class SegmentFile:
     def sizes_S2(self) -> Array:
         """Width and height of the segment's images, 0 where unreadable."""
         return self.whole("sizes")
+
+
+def as_bytes(values: Array) -> memoryview:
+    """The memory of a C-contiguous array."""
+    return memoryview(values.reshape(-1).view(np.uint8).data)
 
 
 def sorting(key_R: U64, place_R3: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:

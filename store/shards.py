@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from isae.store.codecs import CodecError, RowCodec, codec_from_metadata
+from isae.errors import CodecError, ConfigError
+from isae.store.checksum import crc32c
+from isae.store.codecs import codec_from_metadata
+from isae.store.row_codecs import RowCodec
 
 Array = npt.NDArray[Any]
 ABSENT = np.uint64(2**64 - 1)
@@ -92,7 +94,7 @@ class ShardFormat:
                 raise ValueError("the array is not sharded with its index at the end")
             codec = codec_from_metadata(inner["codecs"], dtype, columns)
             return cls(rows, columns, dtype, inner["chunk_shape"][0], shard_rows, codec)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ConfigError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -111,7 +113,7 @@ def encode_shard(form: ShardFormat, rows_RC: Array) -> bytes:
         chunks.append(data)
         offset += len(data)
     table = index.tobytes()
-    return b"".join([*chunks, table, google_crc32c.value(table).to_bytes(4, "little")])
+    return b"".join([*chunks, table, _checksum(table).to_bytes(4, "little")])
 
 
 def decode_index(form: ShardFormat, data: bytes, shard_bytes: int) -> npt.NDArray[np.uint64]:
@@ -119,10 +121,14 @@ def decode_index(form: ShardFormat, data: bytes, shard_bytes: int) -> npt.NDArra
     table, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(data) != form.index_bytes:
         raise CodecError(f"an index of {len(data)} bytes instead of {form.index_bytes}")
-    if google_crc32c.value(table) != int.from_bytes(checksum, "little"):
+    if _checksum(table) != int.from_bytes(checksum, "little"):
         raise CodecError("an index whose CRC-32C does not fit")
     index: npt.NDArray[np.uint64] = np.frombuffer(table, dtype="<u8").reshape(-1, 2)
     present = index[index[:, 0] != ABSENT]
     if len(present) and int(present.astype(object).sum(axis=1).max()) > shard_bytes:
         raise CodecError("an index that points behind the end of the shard")
     return index
+
+
+def _checksum(table: bytes) -> int:
+    return crc32c(np.frombuffer(table, dtype=np.uint8))

@@ -2,9 +2,9 @@
 
 mean_c = sum_r x_rc / R, var_c = sum_r (x_rc - mean_c)^2 / R (population variance), max_c, and the
 share of rows with x_rc != 0. Sums are taken in float64 over fixed blocks of rows in stored order,
-about the first row of the block, and joined by Chan's formula (Chan, Golub and LeVeque 1983): blocks
-to parts of PART_ROWS rows, then these to the whole. So the result depends on the stored rows alone,
-and parts may be summed by different processes.
+about the first row of the block, and joined by Chan's formula (Chan, Golub and LeVeque 1983):
+blocks to parts of PART_ROWS rows, then these to the whole. So the result depends on the stored rows
+alone, and parts may be summed by different processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from isae.compiled import compiled
 from isae.errors import StoreCorruptError
@@ -157,14 +157,14 @@ def save_statistics(path: Path, statistics: dict[str, ChannelStatistics]) -> Non
         save_file(tensors, temporary)
 
 
-def load_statistics(path: Path, layer: str) -> ChannelStatistics:
-    """Read one layer's statistics; StoreCorruptError if the file does not hold them."""
+def load_statistics(data: bytes, layer: str) -> ChannelStatistics:
+    """One layer's statistics from the file's bytes; StoreCorruptError if they are not there."""
     try:
-        tensors = load_file(path)
+        tensors = load(data)
         fields = {field: tensors[f"{layer}.{field}"] for field in FIELDS}
         return ChannelStatistics(int(tensors[f"{layer}.count"][0]), **fields)
     except Exception as error:
         raise StoreCorruptError(
-            f"expected channel statistics of {layer} in {path}, found {type(error).__name__}: "
+            f"expected channel statistics of {layer}, found {type(error).__name__}: "
             f"{error}; run isae-store verify, and build the store again"
         ) from error

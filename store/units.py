@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isae.store.cuts import Ints, read_cuts
 from isae.store.error_sums import ErrorSums
 from isae.store.layout import INDEX, grid_group, shard_key
-from isae.store.cuts import Ints, read_cuts
 from isae.store.places import Place
 from isae.store.quantise import Quantiser
 from isae.store.segments import SegmentFile, Work, sorting, write_tensors

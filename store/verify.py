@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,32 +14,35 @@ import numpy as np
 import numpy.typing as npt
 
 from isae.errors import IsaeError, StoreError
-from isae.files import sha256
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
+from isae.store.array import StoredArray
 from isae.store.images_table import HOLDOUT, TRAIN
-from isae.store.layout import IMAGES, INDEX, ROOT_FILES
+from isae.store.layout import BACKUP, IMAGES, INDEX, MANIFEST, is_data
+from isae.store.places import Place, open_place
 from isae.store.positions import parent_cells
-from isae.store.reader import Store, StoredArray, StoredLayer
-from isae.store.statistics import FIELDS, Accumulator
+from isae.store.quantise import QUANTISED
+from isae.store.reader import Store, StoredLayer
+from isae.store.statistics import FIELDS, PART_ROWS, Accumulator
 
-READ_CHUNKS = 4
+HASH_BLOCK = 8 << 20
 
 
 def verify_store(path: str | Path, *, reporter: Reporter = QUIET) -> list[str]:
     """Every problem found in a store, one line each; an empty list means that it is whole.
 
-    Checked: the completion mark; the size and SHA-256 of every file; files that should not be
-    there; that every chunk decodes; shapes and counts; that the index names images of the right
-    split and cells of the grid, each once, the same in all grids; finite activations; the
-    statistics, computed anew. Takes a byte of memory per cell of a grid and image, no more.
+    Checked: the completion mark; both copies of the manifest; the size and SHA-256 of every file;
+    files that should not be there; that every chunk decodes; shapes and counts; that the index
+    names images of the right split and cells of the grid, each once, the same in all grids; finite
+    activations; the statistics, computed anew. Takes a byte of memory per cell of a grid and image,
+    no more.
 
     Raises StoreError if there is no store at `path`; all else is in the list.
     """
-    root = Path(path)
-    manifest.check_is_store(root)
+    place = open_place(path)
+    manifest.check_is_store(place)
     try:
-        store = Store(root)
+        store = Store(path)
     except (IsaeError, KeyError, ValueError, OSError) as error:
         return [str(error)]
     problems = _check_files(store, reporter)
@@ -47,23 +54,47 @@ def verify_store(path: str | Path, *, reporter: Reporter = QUIET) -> list[str]:
 def _check_files(store: Store, reporter: Reporter) -> list[str]:
     files: dict[str, Any] = store.manifest["files"]
     problems = []
-    with reporter.task(len(files), "hashing", "files") as meter:
-        for name, expected in files.items():
-            path = store.path / name
-            if not path.is_file():
-                problems.append(f"{name}: missing")
-            elif path.stat().st_size != expected["bytes"]:
-                problems.append(
-                    f"{name}: {path.stat().st_size} bytes instead of {expected['bytes']}"
-                )
-            elif sha256(path) != expected["sha256"]:
-                problems.append(f"{name}: contents changed (SHA-256 differs)")
+    with (
+        reporter.task(len(files), "hashing", "files") as meter,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+    ):
+        for found in pool.map(lambda one: _check_file(store.place, *one), files.items()):
+            problems += found
             meter.advance()
-    found = {path.relative_to(store.path).as_posix() for path in manifest.data_files(store.path)}
-    problems += [f"{name}: not part of the store" for name in sorted(found - set(files))]
+    stored = store.place.keys()
+    there = {key for key, _ in stored if is_data(key)}
+    problems += [f"{name}: not part of the store" for name in sorted(there - set(files))]
     if manifest.content_id(files) != store.content_id:
-        problems.append(f"{ROOT_FILES[0]}: the content id does not fit the list of files")
+        problems.append(f"{MANIFEST}: the content id does not fit the list of files")
+    copies = [manifest.maybe(store.place, name) for name in (MANIFEST, BACKUP)]
+    if store.manifest["format_version"] > 1 and copies[0] != copies[1]:
+        problems.append(f"{BACKUP}: not the same as {MANIFEST}")
     return problems
+
+
+def _check_file(place: Place, name: str, expected: Mapping[str, Any]) -> list[str]:
+    try:
+        size, digest = hashed(place, name)
+    except FileNotFoundError:
+        return [f"{name}: missing"]
+    except OSError as error:
+        return [f"{name}: {error.strerror}"]
+    if size != expected["bytes"]:
+        return [f"{name}: {size} bytes instead of {expected['bytes']}"]
+    if digest != expected["sha256"]:
+        return [f"{name}: contents changed (SHA-256 differs)"]
+    return []
+
+
+def hashed(place: Place, name: str) -> tuple[int, str]:
+    """Length and SHA-256 of a file, in bounded memory; FileNotFoundError if there is none."""
+    digest, size = hashlib.sha256(), 0
+    while True:
+        block = place.read(name, size, size + HASH_BLOCK)
+        digest.update(block)
+        size += len(block)
+        if len(block) < HASH_BLOCK:
+            return size, digest.hexdigest()
 
 
 def _check_contents(store: Store, reporter: Reporter) -> list[str]:
@@ -155,29 +186,31 @@ def _check_same_places(group: str, fine: Places, coarse: Places) -> list[str]:
 
 def _check_layer(store: Store, layer: StoredLayer) -> list[str]:
     array = store.activations(layer.name)
-    if array.shape != (layer.rows, layer.channels) or str(array.dtype) != layer.dtype:
-        expected = f"{(layer.rows, layer.channels)} {layer.dtype}"
+    dtype = "float16" if layer.dtype in QUANTISED else layer.dtype
+    if array.shape != (layer.rows, layer.channels) or str(array.dtype) != dtype:
+        expected = f"{(layer.rows, layer.channels)} {dtype}"
         return [f"{array.name}: {array.shape} {array.dtype} instead of {expected}"]
     return _check_values(array, layer, store)
 
 
 def _check_values(array: StoredArray, layer: StoredLayer, store: Store) -> list[str]:
-    accumulator = Accumulator(layer.channels)
+    sums = Accumulator(layer.channels)
     bad_rows = 0
-    step = array.chunk_rows * READ_CHUNKS
-    for start in range(0, layer.rows, step):
-        rows = array[start : start + step]
+    for start in range(0, layer.rows, PART_ROWS):
+        rows = array[start : start + PART_ROWS]
         bad_rows += int((~np.isfinite(rows).all(axis=1)).sum())
         training = max(0, min(layer.train_rows - start, len(rows)))
-        if training:
-            accumulator.add(rows[:training])
+        part = Accumulator(layer.channels)
+        part.add(rows[:training])
+        part.close()
+        sums.merge(part)
     problems = []
     if bad_rows:
         problems.append(f"{array.name}: {bad_rows} rows are not finite")
-    stored, anew = store.statistics(layer.name), accumulator.finish()
+    stored, anew = store.statistics(layer.name), sums.finish()
     if stored.count != anew.count:
         problems.append(f"statistics of {layer.name}: {stored.count} rows instead of {anew.count}")
-    # The sums are the same float64 sums over the same blocks; a last-bit difference between
+    # The sums are the same float64 sums over the same parts; a last-bit difference between
     # processors is all that may remain.
     problems += [
         f"statistics of {layer.name}: {field} does not fit the rows"

@@ -259,7 +259,7 @@ class _Run:
             "layer": layer,
             "run": str(self.folder.path),
             "sae": str(self.folder.sae(layer)),
-            "store": str(self.store.path.resolve()),
+            "store": self.store.location,
             "store_content_id": self.store.manifest["content_id"],
             "recipe": self.config.recipe,
             "kernel": plan.kernel,

@@ -153,7 +153,7 @@ def identity_of(config: TrainConfig, plan: Plan, store: ActivationSource) -> dic
     return {
         "format": FORMAT,
         "isae_version": __version__,
-        "store": str(store.path.resolve()),
+        "store": store.location,
         "store_content_id": store.manifest["content_id"],
         "layer": config.layer,
         "options": to_json(config),

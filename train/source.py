@@ -6,7 +6,6 @@ Shapes: R rows, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,8 +61,8 @@ class ActivationSource(Protocol):
     """The part of a store that training reads."""
 
     @property
-    def path(self) -> Path:
-        """Where the store is."""
+    def location(self) -> str:
+        """Where the store is: an absolute path, or an address."""
 
     @property
     def layers(self) -> Mapping[str, Layer]:

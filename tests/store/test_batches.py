@@ -365,7 +365,7 @@ def test_the_ideal_is_that_of_random_permutations() -> None:
 
 def stored_images(images: int, cells: int, seed: int) -> np.ndarray:
     """The image of every row, in the order of a store: by the shuffle's keys."""
-    from isae.store.shuffle import row_keys
+    from isae.store.cuts import row_keys
 
     image = np.repeat(np.arange(images), cells)
     place = np.tile(np.arange(cells), images)

@@ -16,7 +16,7 @@ from isae.errors import ConfigError, DataError, ImageError, StoreError, UnknownN
 from isae.images import open_source, resize_crop
 from isae.inception import load_model
 from isae.progress import Reporter
-from isae.store import BuildConfig, build_store, open_store, shuffle, verify_store
+from isae.store import BuildConfig, build_store, open_store, plan, verify_store
 
 Config = Callable[..., BuildConfig]
 
@@ -70,11 +70,10 @@ def test_statistics_are_of_training_rows_only(built: Path) -> None:
         np.testing.assert_allclose(found.nonzero_C, (rows != 0).mean(axis=0), rtol=1e-12)
 
 
-def test_workers_and_buckets_do_not_change_the_contents(
+def test_workers_and_segments_do_not_change_the_contents(
     built: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shuffle, "BUCKET_BYTES", 100_000)
-    monkeypatch.setattr(shuffle, "BUFFER_BYTES", 300_000)
+    monkeypatch.setattr(plan, "SEGMENT_BYTES", 300_000)
     manifest = build_store(small_config(workers=2))
     assert manifest["content_id"] == open_store(built).content_id
 
