@@ -13,10 +13,12 @@ import gc
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,11 @@ from typing import Any
 from isae.errors import RunError
 
 SAMPLE_S = 0.003
+FORWARD_BATCH = 32
+"""Images of a forward pass, as isae-store builds."""
+CODEC_CHUNKS = 4
+"""Chunks of a layer on which its codec is measured, at most."""
+LEAST = 3
 STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -135,7 +142,100 @@ def build_task(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-TASKS = {"read": read_task, "build": build_task}
+def decode_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Decode and resize in this process alone, the images of a build or as many as time allows."""
+    from isae.images import decode_batches, open_source
+
+    config = task["config"]
+    source = open_source(config["images"], seed=config["seed"], limit=config["limit"])
+
+    def once() -> int:
+        batches = decode_batches(source, config["size"], FORWARD_BATCH, 0)
+        return sum(len(batch.indices) for batch in batches)
+
+    return _repeat(once, task["seconds"])
+
+
+def forward_task(task: dict[str, Any]) -> dict[str, Any]:
+    """The forward pass alone on decoded images, with one thread and one a core: the cheaper."""
+    import torch
+
+    from isae.images import decode_batches, open_source
+    from isae.inception import load_model
+
+    config = task["config"]
+    source = open_source(config["images"], seed=config["seed"], limit=task["sample"])
+    batches = decode_batches(source, config["size"], FORWARD_BATCH, 0)
+    pixels = [batch.pixels_BCHW for batch in batches]
+    network = load_model()
+    found = {}
+    for threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(threads)
+
+        def once() -> int:
+            for images_BCHW in pixels:
+                network.activations(images_BCHW, config["layers"])
+            return sum(len(images_BCHW) for images_BCHW in pixels)
+
+        found[str(threads)] = _repeat(once, task["seconds"])
+    best = min(found.values(), key=lambda one: one["cpu_s_per_image"])
+    return {**best, "by_threads": found}
+
+
+def codec_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Compress whole chunks of a store's rows, all of its layers, in one thread."""
+    import numpy as np
+
+    from isae.benchmarks.store_codec import chunk_encoder
+    from isae.store import open_store
+
+    store = open_store(task["store"])
+    cpu = wall = coded = raw = 0.0
+    for name, layer in store.layers.items():
+        array = store.activations(name)
+        size = array.chunk_rows
+        encode = chunk_encoder(task["codec"], array.dtype, layer.channels)
+        rows_RC = array[0 : min(layer.rows, CODEC_CHUNKS * size)]
+        padded_RC = np.zeros((-(-len(rows_RC) // size) * size, layer.channels), array.dtype)
+        padded_RC[: len(rows_RC)] = rows_RC
+        chunks = [padded_RC[start : start + size] for start in range(0, len(padded_RC), size)]
+
+        def once(chunks: list[Any] = chunks, encode: Any = encode) -> int:
+            return sum(len(encode(chunk)) for chunk in chunks)
+
+        coded += once() / len(padded_RC) * layer.rows
+        raw += layer.rows * layer.channels * array.dtype.itemsize
+        times = _repeat(lambda once=once: (once(), 1)[1], task["seconds"])  # type: ignore[misc]
+        share = layer.rows / len(rows_RC) / task["images"]
+        cpu += times["cpu_s_per_image"] * share
+        wall += times["wall_s_per_image"] * share
+    return {"cpu_s_per_image": cpu, "wall_s_per_image": wall, "compression": raw / coded}
+
+
+def _repeat(once: Callable[[], int], seconds: float) -> dict[str, Any]:
+    """Processor and wall seconds for each of the things that `once` says it did; medians."""
+    once()
+    cpu: list[float] = []
+    wall: list[float] = []
+    while len(wall) < LEAST or sum(wall) < seconds:
+        began = time.perf_counter(), time.process_time()
+        count = once()
+        wall.append((time.perf_counter() - began[0]) / count)
+        cpu.append((time.process_time() - began[1]) / count)
+    return {
+        "cpu_s_per_image": statistics.median(cpu),
+        "wall_s_per_image": statistics.median(wall),
+        "repeats": len(wall),
+    }
+
+
+TASKS = {
+    "decode": decode_task,
+    "forward": forward_task,
+    "codec": codec_task,
+    "read": read_task,
+    "build": build_task,
+}
 
 
 def main() -> None:
