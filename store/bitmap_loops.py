@@ -96,28 +96,37 @@ def split(packed_M: Any, plane: int, bytes_M: Bytes) -> None:
 
 
 @compiled(nogil=True)
-def join(bytes_M: Bytes, plane: int, packed_M: Any) -> None:
-    """Add one plane to values whose other bytes it leaves as they are."""
-    shift = 8 * plane
-    for i in range(packed_M.size):
-        packed_M[i] |= np.int64(bytes_M[i]) << shift
-
-
-@compiled(nogil=True)
-def place(bitmap_B: Bytes, packed_M: Any, start: int, out_N: Any) -> None:
-    """Elements from number `start` (a multiple of 8) on, by their bits; without branches."""
-    p, last = np.uint64(0), np.uint64(packed_M.size - 1)
+def place_rest(
+    bits_W: Words,
+    a_M: Bytes,
+    b_M: Bytes,
+    c_M: Bytes,
+    d_M: Bytes,
+    start: int,
+    used: int,
+    out_N: Any,
+) -> None:
+    """Elements from number `start` on, the next value being number `used`; without branches."""
+    size, last = out_N.itemsize, np.uint64(a_M.size - 1)
+    p: Any = np.uint64(used)
+    if used == a_M.size:
+        out_N[start:] = 0
+        return
     for i in range(start, out_N.size):
-        bit = np.int64(bitmap_B[np.uint64(i >> 3)] >> (i & 7)) & 1
-        out_N[np.uint64(i)] = np.int64(packed_M[min(p, last)]) & -bit
+        bit = np.int64(bits_W[np.uint64(i >> 6)] >> np.uint64(i & 63)) & 1
+        at = min(p, last)
+        value = np.int64(a_M[at])
+        if size > 1:
+            value |= np.int64(b_M[at]) << 8
+        if size > 2:
+            value |= np.int64(c_M[at]) << 16 | np.int64(d_M[at]) << 24
+        out_N[np.uint64(i)] = value & -bit
         p += np.uint64(bit)
 
 
 @compiled(nogil=True)
-def place_1(
-    bits_W: Words, plane_M: Bytes, table: Bytes, counts: Bytes, out_N: Any
-) -> tuple[int, int]:
-    """Whole words of elements of 1 byte, while 64 values are left; words and values done."""
+def place_1(bits_W: Words, plane_M: Bytes, table: Bytes, counts: Bytes, out_N: Any) -> None:
+    """All elements, of 1 byte: whole words while 64 values are left, then the rest."""
     values, order, out = plane_M.ctypes.data, table.ctypes.data, out_N.ctypes.data
     p: Any = 0
     w, words, safe = 0, out_N.size // WORD, plane_M.size - WORD
@@ -129,13 +138,13 @@ def place_1(
             shuffle_1(values + p, order + 8 * bits, out + 64 * w + 8 * j, 0, 0, 0)
             p += np.int64(counts[np.uint64(bits)])
         w += 1
-    return w, p
+    place_rest(bits_W, plane_M, plane_M, plane_M, plane_M, WORD * w, p, out_N)
 
 
 @compiled(nogil=True)
 def place_2(
     bits_W: Words, low_M: Bytes, high_M: Bytes, table: Bytes, counts: Bytes, out_N: Any
-) -> tuple[int, int]:
+) -> None:
     """As place_1, for elements of 2 bytes."""
     low, high = low_M.ctypes.data, high_M.ctypes.data
     order, out = table.ctypes.data, out_N.ctypes.data
@@ -149,7 +158,7 @@ def place_2(
             shuffle_2(low + p, high + p, order + 16 * bits, out + 128 * w + 16 * j, 0, 0)
             p += np.int64(counts[np.uint64(bits)])
         w += 1
-    return w, p
+    place_rest(bits_W, low_M, high_M, low_M, low_M, WORD * w, p, out_N)
 
 
 @compiled(nogil=True)
@@ -162,7 +171,7 @@ def place_4(
     table: Bytes,
     counts: Bytes,
     out_N: Any,
-) -> tuple[int, int]:
+) -> None:
     """As place_1, for elements of 4 bytes."""
     a, b, c, d = a_M.ctypes.data, b_M.ctypes.data, c_M.ctypes.data, d_M.ctypes.data
     order, out = table.ctypes.data, out_N.ctypes.data
@@ -176,4 +185,4 @@ def place_4(
             shuffle_4(a + p, b + p, c + p, d + p, order + 16 * bits, out + 256 * w + 16 * j)
             p += np.int64(counts[np.uint64(bits)])
         w += 1
-    return w, p
+    place_rest(bits_W, a_M, b_M, c_M, d_M, WORD * w, p, out_N)
