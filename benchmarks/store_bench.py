@@ -143,7 +143,12 @@ def _read(
     peers, effort, device, note = means
     store = open_store(path)
     named = {"content_id": store.content_id, "layer": job.layer, "codec": codec}
-    size = {"rows": job.rows, "batch": job.batch, "threads": job.threads, "seed": job.seed}
+    size: dict[str, Any] = {
+        "rows": job.rows,
+        "batch": job.batch,
+        "threads": job.threads,
+        "seed": job.seed,
+    }
     read = bench_read(
         path,
         job.layer,

@@ -2,10 +2,13 @@
 
 Each of the three is measured alone, in a process of its own and one after the other, as processor
 time per image; a perfect build on c cores would take their sum / c. The whole build then runs in a
-new process too, warmed up by a small build, with its decoding processes counted:
+new process too, warmed up by a tiny build, with its decoding processes counted:
 
     share = images * (decode + forward + codec) / c / wall seconds of the build
     own   = processor time of the build per image - decode - forward - codec
+
+Both include what every build needs to start and to end, which `start_s` tells apart: the wall
+seconds of a build of a few images.
 
 The forward pass is measured with one thread and with one a core, and the smaller processor time
 counts. Rounds of the four follow each other; a share is of one round.
@@ -76,6 +79,7 @@ def bench_build(
             for name in rounds[-1]["core_ms_per_image"]
         },
         "wall_s": summarise([one["build"]["wall_s"] for one in rounds]).json(),
+        "start_s": summarise([one["build"]["start"]["wall_s"] for one in rounds]).json(),
         "ideal_wall_s": summarise([one["ideal_wall_s"] for one in rounds]).json(),
         "rounds": rounds,
     }
@@ -93,7 +97,6 @@ def _round(
     note(f"{prefix}the whole build, {order.size} pixels")
     warm_up = {"out": str(out.with_name("warm")), "limit": WARM_UP_IMAGES}
     found["build"] = in_child({"task": "build", "config": config, "warm_up": warm_up})
-    shutil.rmtree(out.with_name("warm"), ignore_errors=True)
     note(f"{prefix}codec alone")
     codec = {"store": str(out), "codec": order.codec, "images": found["build"]["images"]}
     found["codec"] = in_child({"task": "codec", "seconds": seconds, **codec})

@@ -52,15 +52,13 @@ def _measure(
     images = -(-count // ROWS_PER_IMAGE)
     order = Order(f"synthetic:{images}", (LAYER,), SIZE, codec, images, seed)
     config = {**order.config(out), "dtype": "float32", "holdout": 0.0}
-    warm = out.with_name("warm")
-    warm_up = {"out": str(warm), "limit": 1}
+    warm_up = {"out": str(out.with_name("warm")), "limit": 1}
     build = in_child({"task": "build", "config": config, "warm_up": warm_up})
     rows = build["rows"][LAYER]
     reader = our_readers(out, LAYER, rows, min(batch, rows), threads)[0]
     task = {"task": "read", "reader": "isae", "options": asdict(reader), "rows": rows, "seed": seed}
     read = in_child(task)
     shutil.rmtree(out)
-    shutil.rmtree(warm)
     return {
         "rows": rows,
         "build_bytes": _peak(build["memory"]) + build["memory"]["largest_worker_bytes"],

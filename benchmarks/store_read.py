@@ -25,6 +25,7 @@ import numpy as np
 from isae.benchmarks.measure import Effort, summarise
 from isae.benchmarks.shuffle_quality import RowBook, epoch_hashes
 from isae.benchmarks.store_child import in_child
+from isae.benchmarks.store_codec import bench_codecs
 from isae.benchmarks.store_peers import (
     INSTALL,
     PEERS,
@@ -32,6 +33,7 @@ from isae.benchmarks.store_peers import (
     Batches,
     Job,
     Peer,
+    ZarrDefault,
     files_of,
     start_peer,
     to_disk,
@@ -42,6 +44,8 @@ from isae.store import Store, open_store
 
 WRITES = 3
 """Times that every peer writes its files, at most."""
+CODEC_ROWS = 16384
+"""Rows on which codecs are measured alone."""
 Note = Callable[[str], None]
 
 
@@ -134,12 +138,14 @@ def bench_read(
     peers: list[type[Peer]],
     effort: Effort,
     cold: bool = False,
+    memory: bool = True,
     seed: int = 0,
     note: Note = lambda text: None,
 ) -> dict[str, Any]:
     """Read `rows` rows of a layer with everybody -> one JSON object.
 
-    `failed` names the readers that gave other rows than they should.
+    `failed` names the readers that gave other rows than they should; `memory` false leaves out the
+    processes that measure it.
 
     Files of peers are written below `folder`. Raises StoreError for a store that is not on a local
     disk, DataError for fewer rows than a batch.
@@ -165,11 +171,13 @@ def bench_read(
         entry.row |= {"compression": whole / entry.bytes, "write_mb_per_s": None}
     started, absent = _written(peers, job, folder, rows_NC, effort, note)
     entries += started
+    note("codecs alone")
+    codecs = bench_codecs(rows_NC[:CODEC_ROWS], store.activations(layer).chunk_rows, effort)
     del rows_NC
     good = [entry for entry in entries if _checked(entry, book, job, note)]
     _take_turns(good, job, effort, cold, note)
     _compare(good)
-    for entry in good:
+    for entry in good if memory else []:
         note(f"{entry.reader.name}: memory")
         entry.row["memory"] = _memory(entry.reader, job)
     return {
@@ -180,7 +188,9 @@ def bench_read(
         "page_cache": _page_cache(cold),
         "readers": [entry.row for entry in entries],
         "absent": absent,
-        "failed": [entry.row["name"] for entry in entries if entry.row["fault"] is not None],
+        "codecs": codecs,
+        "failed": [entry.row["name"] for entry in entries if entry.row["fault"] is not None]
+        + [f"codec {row['codec']}" for row in codecs if row["fault"] is not None],
     }
 
 
@@ -212,10 +222,11 @@ def _written(
     found: list[tuple[Peer, list[float]]] = []
     absent: dict[str, dict[str, Any]] = {}
     for peer in peers:
+        started = start_peer(peer, job, folder)
         if version(peer) is None:
             absent[peer.name] = {"name": peer.name, "reason": INSTALL}
-        else:
-            found.append((start_peer(peer, job, folder), []))
+        elif not (isinstance(started, ZarrDefault) and started.redundant):
+            found.append((started, []))
     for _ in range(min(WRITES, effort.least)):
         for peer_here, seconds in found:
             if peer_here.name in absent:
@@ -252,7 +263,8 @@ def _write(peer: Peer, rows_NC: Array) -> float:
 def _checked(entry: Entry, book: RowBook, job: Job, note: Note) -> bool:
     """Whether a reader gives the rows of the book; its row then says how well shuffled."""
     note(f"{entry.reader.name}: its rows")
-    entry.row |= dict.fromkeys(("fault", "shuffle", "read_mb_per_s", "first_batch_s", "memory"))
+    entry.row |= dict.fromkeys(("fault", "shuffle", "read_mb_per_s", "first_batch_s"))
+    entry.row["memory"] = {}
     try:
         with closing(entry.reader.batches(job.seed)) as batches:
             hashes = epoch_hashes(batches, job.rows, book.dtype)

@@ -38,7 +38,15 @@ def read_lines(part: Mapping[str, Any]) -> list[str]:
     for row in part["readers"]:
         lines += [_reader_line(row)] if row["fault"] is None else _wrapped(row, row["fault"])
     lines += [f"{row['name']:14} {row['reason']}"[:WIDTH] for row in part["absent"]]
-    return lines
+    lines.append(f"{'codec, 1 thread':15} {'ratio':>6} {'encode MB/s':>12} {'decode MB/s':>12}")
+    return lines + [_codec_line(row) for row in part["codecs"]]
+
+
+def _codec_line(row: Mapping[str, Any]) -> str:
+    if row["fault"] is not None:
+        return f"{row['codec']:15} FAILED: {row['fault']}"[:WIDTH]
+    speeds = (row[f"{way}_mb_per_s"]["median"] for way in ("encode", "decode"))
+    return f"{row['codec']:15} {row['compression']:6.2f} " + " ".join(f"{s:12.0f}" for s in speeds)
 
 
 def _reader_line(row: Mapping[str, Any]) -> str:
@@ -59,7 +67,7 @@ def build_lines(part: Mapping[str, Any]) -> list[str]:
     stages = ", ".join(f"{name} {cost[name]:.2f}" for name in ("decode", "forward", "codec"))
     return [
         f"build, {part['size']} pixels, codec {part['codec']}, {part['images']:,} images: "
-        f"{part['wall_s']['median']:.2f} s"[:WIDTH],
+        f"{part['wall_s']['median']:.1f} s (start {part['start_s']['median']:.1f})"[:WIDTH],
         f"  core-ms an image: {stages}; store's own {cost['own']:.2f}"[:WIDTH],
         f"  {part['share']['median']:.0%} of {part['cores']} cores doing that alone "
         f"(p10 {part['share']['p10']:.0%}, p90 {part['share']['p90']:.0%})",
