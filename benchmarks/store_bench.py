@@ -57,6 +57,11 @@ class StoreJob:
                 "expected a STORE to read, --images to build from or --memory-rows, found none; "
                 "give one"
             )
+        if self.codecs and self.images is None and not self.memory_rows:
+            raise ConfigError(
+                "expected --images with --codec, which is the codec of builds, found none: a STORE "
+                "is read as it is; give --images, or leave --codec out"
+            )
         if self.codecs and not has_codecs():
             raise ConfigError("expected no --codec: stores have one codec only; leave it out")
 

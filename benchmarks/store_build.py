@@ -30,7 +30,7 @@ STAGES = ("decode", "forward", "codec")
 ROUNDS = 3
 WARM_UP_IMAGES = 16
 SAMPLE = 256
-"""Images that are decoded before the forward pass is measured on them."""
+"""Images on which decoding alone and the forward pass alone are measured, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,9 @@ def _round(
         found[stage] = in_child({"task": stage, **task})
     note(f"{prefix}the whole build, {order.size} pixels")
     warm_up = {"out": str(out.with_name("warm")), "limit": WARM_UP_IMAGES}
-    found["build"] = in_child({"task": "build", "config": config, "warm_up": warm_up})
+    found["build"] = in_child(
+        {"task": "build", "start": True, "config": config, "warm_up": warm_up}
+    )
     note(f"{prefix}codec alone")
     codec = {"store": str(out), "codec": order.codec, "images": found["build"]["images"]}
     found["codec"] = in_child({"task": "codec", "seconds": seconds, **codec})

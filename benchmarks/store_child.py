@@ -31,7 +31,7 @@ FORWARD_BATCH = 32
 """Images of a forward pass, as isae-store builds."""
 CODEC_CHUNKS = 4
 """Chunks of a layer on which its codec is measured, at most."""
-LEAST = 3
+LEAST = 1
 STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -117,17 +117,19 @@ def read_task(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Build a tiny store twice, then one as described: seconds and memory of the last build.
+    """Build a tiny store, then one as described: seconds and memory of the last build.
 
-    The first tiny build has the imports, the weights and compiled code loaded; the second says what
-    every build needs to start and to end (`start`), which the last one's seconds include.
+    The tiny build has the imports, the weights and compiled code loaded; where `start` is asked
+    for, a second one says what every build needs to start and to end, the last one too.
     """
     config = task["config"]
     tiny = {**config, **task["warm_up"]}
     timed_build(tiny)
     shutil.rmtree(tiny["out"])
-    start = timed_build(tiny)
-    shutil.rmtree(tiny["out"])
+    start = None
+    if task["start"]:
+        start = timed_build(tiny)
+        shutil.rmtree(tiny["out"])
     with PeakMemory() as peak:
         found = timed_build(config)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
@@ -153,16 +155,17 @@ def timed_build(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def decode_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Decode and resize in this process alone, the images of a build or as many as time allows."""
+    """Decode and resize in this process alone, a sample of a build's images."""
     from isae.images import decode_batches, open_source
 
     config = task["config"]
-    source = open_source(config["images"], seed=config["seed"], limit=config["limit"])
+    source = open_source(config["images"], seed=config["seed"], limit=task["sample"])
 
     def once() -> int:
         batches = decode_batches(source, config["size"], FORWARD_BATCH, 0)
         return sum(len(batch.indices) for batch in batches)
 
+    next(decode_batches(source, config["size"], 1, 0))
     return _repeat(once, task["seconds"])
 
 
@@ -181,6 +184,7 @@ def forward_task(task: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for threads in sorted({1, torch.get_num_threads()}):
         torch.set_num_threads(threads)
+        network.activations(pixels[0], config["layers"])
 
         def once() -> int:
             for images_BCHW in pixels:
@@ -220,7 +224,6 @@ def codec_task(task: dict[str, Any]) -> dict[str, Any]:
 
 def _repeat(once: Callable[[], int], seconds: float) -> dict[str, Any]:
     """Processor and wall seconds for each of the things that `once` says it did; medians."""
-    once()
     cpu: list[float] = []
     wall: list[float] = []
     while len(wall) < LEAST or sum(wall) < seconds:

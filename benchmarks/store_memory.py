@@ -53,11 +53,14 @@ def _measure(
     order = Order(f"synthetic:{images}", (LAYER,), SIZE, codec, images, seed)
     config = {**order.config(out), "dtype": "float32", "holdout": 0.0}
     warm_up = {"out": str(out.with_name("warm")), "limit": 1}
-    build = in_child({"task": "build", "config": config, "warm_up": warm_up})
+    task = {"task": "build", "start": False, "config": config, "warm_up": warm_up}
+    build = in_child(task)
     rows = build["rows"][LAYER]
     reader = our_readers(out, LAYER, rows, min(batch, rows), threads)[0]
-    task = {"task": "read", "reader": "isae", "options": asdict(reader), "rows": rows, "seed": seed}
-    read = in_child(task)
+    options = asdict(reader)
+    read = in_child(
+        {"task": "read", "reader": "isae", "options": options, "rows": rows, "seed": seed}
+    )
     shutil.rmtree(out)
     return {
         "rows": rows,

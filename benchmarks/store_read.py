@@ -3,9 +3,12 @@
 Everybody holds the first training rows of one layer, gives batches of one size, and must give over
 one epoch exactly those rows (see shuffle_quality.py): one who does not gets no number. They take
 turns: in a turn a reader is opened, its first batch is timed, and it reads on for whole epochs.
-A ratio is of two readers in one turn. MB/s are rows x channels x stored item size over the time
-from opening to the last row, so 1 MB of float32 shards counts as half. Memory is measured in a
-process of its own (store_child.py).
+A ratio is of two readers in one turn.
+
+MB/s are rows x channels x item size of the values given, over the time from opening to the last
+row: float32 shards of float16 values count as half. Writing ends when the disk has the files; the
+store's is that of the second phase of its own build. Memory is measured in a process of its own
+(store_child.py).
 """
 
 from __future__ import annotations
@@ -168,7 +171,7 @@ def bench_read(
     ]
     whole = stored.rows * stored.channels * rows_NC.itemsize
     for entry in entries:
-        entry.row |= {"compression": whole / entry.bytes, "write_mb_per_s": None}
+        entry.row |= {"compression": whole / entry.bytes, "write_mb_per_s": _write_speed(store)}
     started, absent = _written(peers, job, folder, rows_NC, effort, note)
     entries += started
     note("codecs alone")
@@ -192,6 +195,16 @@ def bench_read(
         "failed": [entry.row["name"] for entry in entries if entry.row["fault"] is not None]
         + [f"codec {row['codec']}" for row in codecs if row["fault"] is not None],
     }
+
+
+def _write_speed(store: Store) -> float | None:
+    """MB/s of sorting, coding and writing all layers, as the store's own build measured it."""
+    seconds = store.manifest.get("measured", {}).get("write_seconds")
+    raw = sum(
+        layer.rows * layer.channels * store.activations(name).dtype.itemsize
+        for name, layer in store.layers.items()
+    )
+    return raw / 1e6 / seconds if seconds else None
 
 
 def _array_folder(store: Store, array: str) -> Path:

@@ -304,7 +304,6 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in (store_build, store_memory):
         monkeypatch.setattr(module, "in_child", run_here)
     monkeypatch.setattr(store_build, "WARM_UP_IMAGES", 1)
-    monkeypatch.setattr(store_child, "LEAST", 1)
     yield
     torch.set_num_threads(threads)
 
