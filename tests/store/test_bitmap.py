@@ -181,6 +181,10 @@ def test_counts_that_agree_with_each_other_but_not_with_the_bits() -> None:
     longer = set_number(set_number(set_number(data, 12, 1), 28, 1), 36, 1) + b"\0\0"
     with pytest.raises(CodecError, match="as many bits as values"):
         decode(longer, values)
+    for one, other in ((20, 28), (28, 36), (36, 20)):  # lengths of parts, their sum unchanged
+        for change in (1, -1, 8):
+            with pytest.raises(CodecError, match="a part of"):
+                decode(set_number(set_number(data, one, change), other, -change), values)
     bits = HEADER + 3 * PART
     moved = bytearray(data)
     first = next(i for i in range(1000) if values[i])
