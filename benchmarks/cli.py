@@ -1,4 +1,4 @@
-"""`isae-bench`: what the kernels and the training step cost on this machine."""
+"""`isae-bench`: what kernels, training steps and stores cost on this machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import typer
 
 from isae.cli import JsonOption, QuietOption, SeedOption, finish, json_safe, new_app, reporter
 from isae.cli import main as run_app
-from isae.errors import KernelError
+from isae.errors import ConfigError, KernelError
 from isae.files import write_json
 
 EXIT_FAILED_CHECK = 1
-app = new_app("Measure the kernels and the training step, against ceilings and peers.")
+app = new_app("Measure kernels, training steps and stores, against ceilings and peers.")
 
 WorkloadOption = Annotated[str, typer.Option(help="L, W, M, cpu or tiny.")]
 KernelOption = Annotated[str, typer.Option(help="auto, triton, cpu or reference.")]
@@ -158,6 +158,94 @@ def quality(
     )
     _end(measured, out, as_json, lambda: _tables().quality_table(measured))
     raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
+
+
+@app.command()
+def store(
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="[STORE]", help="A store to read; without it, those built."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Image source of builds to measure; without it, none.")
+    ] = None,
+    layer: Annotated[str, typer.Option(help="The layer that is read.")] = "mixed4c",
+    layers: Annotated[
+        str, typer.Option(help="Layers of the builds, comma-separated; default: the one read.")
+    ] = "",
+    codec: Annotated[
+        str, typer.Option(help="Codecs of the builds, comma-separated, or one as JSON.")
+    ] = "",
+    sizes: Annotated[
+        str, typer.Option("--sizes", "--size", help="Sizes of the builds, comma-separated.")
+    ] = "112",
+    limit: Annotated[int, typer.Option(min=1, help="Images of a build.")] = 1000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows that everybody reads, at most.")] = 131_072,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 4096,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of isae's reader.")] = 2,
+    peers: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Drop the files from the page cache before every turn.")
+    ] = False,
+    train_steps: Annotated[
+        int, typer.Option(min=0, help="Training steps from the store and from memory each.")
+    ] = 0,
+    memory_rows: Annotated[
+        str, typer.Option(help="Numbers of rows to measure memory with, comma-separated.")
+    ] = "",
+    device: DeviceOption = "auto",
+    seconds: Annotated[float, typer.Option(help="Seconds to measure each thing.")] = 2.0,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    seed: SeedOption = 0,
+) -> None:
+    """Build and read stores beside other formats: MB/s, core-ms an image, memory, shuffling.
+
+    Every reader must give exactly the right rows. Exit code 1 if one does not.
+    """
+    from isae.benchmarks.measure import Effort
+    from isae.benchmarks.store_bench import StoreJob, bench_store
+    from isae.benchmarks.store_peers import chosen_store_peers
+    from isae.benchmarks.store_tables import store_table
+    from isae.device import resolve_device
+
+    job = StoreJob(
+        store=path,
+        images=images,
+        layer=layer,
+        build_layers=_names(layers),
+        codecs=(codec,) if codec.lstrip().startswith("[") else _names(codec),
+        sizes=_numbers("--sizes", sizes),
+        limit=limit,
+        rows=rows,
+        batch=batch_size,
+        threads=threads,
+        cold=cold,
+        train_steps=train_steps,
+        memory_rows=_numbers("--memory-rows", memory_rows),
+        seed=seed,
+    )
+    measured = bench_store(
+        job,
+        peers=chosen_store_peers(peers),
+        device=resolve_device(device),
+        effort=Effort(seconds=seconds),
+        note=reporter(quiet).say,
+    )
+    _end(measured, out, as_json, lambda: store_table(measured))
+    raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    found = _names(text)
+    if not all(one.isdecimal() and int(one) > 0 for one in found):
+        raise ConfigError(f"expected {option} as whole numbers above 0, found {text}; write 1,2,3")
+    return tuple(map(int, found))
 
 
 def compile_all(workload: str) -> list[dict[str, Any]]:

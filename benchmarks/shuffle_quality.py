@@ -80,8 +80,8 @@ class RowBook:
         hashes = row_hashes(rows_NC, self.dtype)
         self.rows = len(hashes)
         self.sum = _sum(hashes)
-        self.hashes, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-        unique = counts == 1
+        self.hashes, first, self.counts = np.unique(hashes, return_index=True, return_counts=True)
+        unique = self.counts == 1
         self.images = np.where(unique, np.asarray(images_N, dtype=np.int64)[first], -1)
         _, self.rows_of_image = np.unique(self.images[unique], return_counts=True)
         self.told_apart = float(unique.sum()) / max(1, self.rows)
@@ -93,11 +93,11 @@ class RowBook:
         if _sum(hashes_N) == self.sum:
             return None
         found, counts = np.unique(hashes_N, return_counts=True)
-        foreign = int(counts[~np.isin(found, self.hashes)].sum())
-        return (
-            f"expected every row once, found {foreign:,} unknown and {self.rows - len(found):,} "
-            "repeated rows"
-        )
+        places = np.searchsorted(self.hashes, found).clip(max=len(self.hashes) - 1)
+        known = self.hashes[places] == found
+        foreign = int(counts[~known].sum())
+        repeated = int((counts - self.counts[places])[known].clip(min=0).sum())
+        return f"expected every row once, found {foreign:,} unknown and {repeated:,} repeated rows"
 
     def shared(self, hashes_N: U64, batch: int) -> Shared:
         """The measure, for the rows of one epoch in the order in which a reader gave them."""

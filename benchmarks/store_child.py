@@ -13,10 +13,13 @@ import gc
 import json
 import os
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,11 @@ from typing import Any
 from isae.errors import RunError
 
 SAMPLE_S = 0.003
+FORWARD_BATCH = 32
+"""Images of a forward pass, as isae-store builds."""
+CODEC_CHUNKS = 4
+"""Chunks of a layer on which its codec is measured, at most."""
+LEAST = 1
 STATUS, REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -109,33 +117,134 @@ def read_task(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Build a small store, then one as described: wall and processor seconds, memory of the latter.
+    """Build a tiny store, then one as described: seconds and memory of the last build.
 
-    The first build has the imports, the weights and compiled code loaded.
+    The tiny build has the imports, the weights and compiled code loaded; where `start` is asked
+    for, a second one says what every build needs to start and to end, the last one too.
     """
+    config = task["config"]
+    tiny = {**config, **task["warm_up"]}
+    timed_build(tiny)
+    shutil.rmtree(tiny["out"])
+    start = None
+    if task["start"]:
+        start = timed_build(tiny)
+        shutil.rmtree(tiny["out"])
+    with PeakMemory() as peak:
+        found = timed_build(config)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    memory = {**peak.found, "largest_worker_bytes": children}
+    return {**found, "start": start, "memory": memory}
+
+
+def timed_build(config: dict[str, Any]) -> dict[str, Any]:
+    """Wall and processor seconds of a build, its images and rows."""
     from isae.store import BuildConfig, build_store
 
-    config = task["config"]
-    build_store(BuildConfig(**{**config, **task["warm_up"]}))
-    before = processor_seconds()
-    with PeakMemory() as peak:
-        started = time.perf_counter()
-        manifest = build_store(BuildConfig(**config))
-        wall = time.perf_counter() - started
+    before, started = processor_seconds(), time.perf_counter()
+    manifest = build_store(BuildConfig(**config))
+    wall = time.perf_counter() - started
     own, workers = (now - then for now, then in zip(processor_seconds(), before, strict=True))
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     return {
         "wall_s": wall,
         "cpu_s": own + workers,
         "workers_cpu_s": workers,
         "images": manifest["images"]["used"],
         "rows": {name: layer["rows"] for name, layer in manifest["layers"].items()},
-        "memory": {**peak.found, "largest_worker_bytes": children},
-        "measured": manifest.get("measured"),
     }
 
 
-TASKS = {"read": read_task, "build": build_task}
+def decode_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Decode and resize in this process alone, a sample of a build's images."""
+    from isae.images import decode_batches, open_source
+
+    config = task["config"]
+    source = open_source(config["images"], seed=config["seed"], limit=task["sample"])
+
+    def once() -> int:
+        batches = decode_batches(source, config["size"], FORWARD_BATCH, 0)
+        return sum(len(batch.indices) for batch in batches)
+
+    next(decode_batches(source, config["size"], 1, 0))
+    return _repeat(once, task["seconds"])
+
+
+def forward_task(task: dict[str, Any]) -> dict[str, Any]:
+    """The forward pass alone on decoded images, with one thread and one a core: the cheaper."""
+    import torch
+
+    from isae.images import decode_batches, open_source
+    from isae.inception import load_model
+
+    config = task["config"]
+    source = open_source(config["images"], seed=config["seed"], limit=task["sample"])
+    batches = decode_batches(source, config["size"], FORWARD_BATCH, 0)
+    pixels = [batch.pixels_BCHW for batch in batches]
+    network = load_model()
+    found = {}
+    for threads in sorted({1, torch.get_num_threads()}):
+        torch.set_num_threads(threads)
+        network.activations(pixels[0], config["layers"])
+
+        def once() -> int:
+            for images_BCHW in pixels:
+                network.activations(images_BCHW, config["layers"])
+            return sum(len(images_BCHW) for images_BCHW in pixels)
+
+        found[str(threads)] = _repeat(once, task["seconds"])
+    best = min(found.values(), key=lambda one: one["cpu_s_per_image"])
+    return {**best, "by_threads": found}
+
+
+def codec_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Compress whole chunks of a store's rows, all of its layers, in one thread."""
+    from isae.benchmarks.store_codec import chunk_encoder, whole_chunks
+    from isae.store import open_store
+
+    store = open_store(task["store"])
+    cpu = wall = coded = raw = 0.0
+    for name, layer in store.layers.items():
+        array = store.activations(name)
+        size = array.chunk_rows
+        encode = chunk_encoder(task["codec"], array.dtype, layer.channels)
+        rows_RC = array[0 : min(layer.rows, CODEC_CHUNKS * size)]
+        chunks = whole_chunks(rows_RC, size)
+
+        def once(chunks: list[Any] = chunks, encode: Any = encode) -> int:
+            return sum(len(encode(chunk)) for chunk in chunks)
+
+        coded += once() / (size * len(chunks)) * layer.rows
+        raw += layer.rows * layer.channels * array.dtype.itemsize
+        times = _repeat(lambda once=once: (once(), 1)[1], task["seconds"])  # type: ignore[misc]
+        share = layer.rows / len(rows_RC) / task["images"]
+        cpu += times["cpu_s_per_image"] * share
+        wall += times["wall_s_per_image"] * share
+    return {"cpu_s_per_image": cpu, "wall_s_per_image": wall, "compression": raw / coded}
+
+
+def _repeat(once: Callable[[], int], seconds: float) -> dict[str, Any]:
+    """Processor and wall seconds for each of the things that `once` says it did; medians."""
+    cpu: list[float] = []
+    wall: list[float] = []
+    while len(wall) < LEAST or sum(wall) < seconds:
+        began = time.perf_counter(), time.process_time()
+        count = once()
+        wall.append((time.perf_counter() - began[0]) / count)
+        cpu.append((time.process_time() - began[1]) / count)
+    return {
+        "cpu_s_per_image": statistics.median(cpu),
+        "wall_s_per_image": statistics.median(wall),
+        "repeats": len(wall),
+    }
+
+
+TASKS = {
+    "decode": decode_task,
+    "forward": forward_task,
+    "codec": codec_task,
+    "read": read_task,
+    "build": build_task,
+}
 
 
 def main() -> None:

@@ -25,11 +25,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from isae.benchmarks.store_codec import zstd_json
 from isae.errors import unknown_name
 from isae.randomness import keyed_rng
+from isae.store.codecs import named_codec
 
 Array = npt.NDArray[Any]
 Batches = Generator[Array, None, None]
+SHARDING = "sharding_indexed"
 WINDOW_ROWS = 65536
 """Rows that are shuffled together, by readers that read blocks and by the reservoir."""
 
@@ -143,17 +146,33 @@ class Memmap(Peer):
 
 
 class ZarrDefault(Peer):
-    """The store's own array metadata, coded by zarr-python's default pipeline."""
+    """A sharded Zarr array with shards, chunks and codecs as the store's, by zarr-python alone."""
 
     name, note, package = "zarr", "zarr-python, default pipeline, the store's codecs", "zarr"
+    codec: ClassVar[str | None] = None
+    """A codec by isae's name, or JSON; None: the store's."""
     settings: ClassVar[dict[str, Any]] = {}
 
     def metadata(self) -> dict[str, Any]:
-        """Metadata of the array: the store's, with the rows of this benchmark."""
+        """Metadata of the array.
+
+        Raises ValueError where the store's codecs are not for the values that it gives: it keeps
+        one byte of each.
+        """
         found: dict[str, Any] = json.loads(self.job.array)
-        if found["data_type"] != self.job.dtype:
+        if self.codec is None and found["data_type"] != self.job.dtype:
             raise ValueError(f"the store keeps {self.job.dtype} values as {found['data_type']}")
+        if self.codec is not None:
+            shard = next(one for one in found["codecs"] if one["name"] == SHARDING)
+            shard["configuration"]["codecs"] = list(named_codec(self.codec).zarr_codecs)
+            found |= {"data_type": self.job.dtype, "fill_value": "NaN"}
         return {**found, "shape": [self.job.rows, self.job.channels], "attributes": {}}
+
+    @property
+    def redundant(self) -> bool:
+        """Whether this is the store's own array, which `ZarrDefault` reads already."""
+        own = json.loads(self.job.array)["codecs"]
+        return self.codec is not None and not self.settings and self.metadata()["codecs"] == own
 
     def write(self, rows_NC: Array) -> None:
         """Write shard by shard."""
@@ -174,35 +193,28 @@ class ZarrDefault(Peer):
             return zarr.open_array(self.folder, mode=mode, zarr_format=3)
 
 
+class ZarrSmall(ZarrDefault):
+    """The codec of isae-store build --codec small."""
+
+    name, note, codec = "zarr-small", "zarr-python, default pipeline, codec small", "small"
+
+
+class ZarrFast(ZarrDefault):
+    """The codec of isae-store build --codec fast."""
+
+    name, note, codec = "zarr-fast", "zarr-python, default pipeline, codec fast", "fast"
+
+
 class ZarrZstd(ZarrDefault):
-    """Chunks coded as bytes, zstd level 1, crc32c."""
+    """Bytes, zstd level 1, crc32c."""
 
-    name, note = "zarr-zstd1", "zarr-python, default pipeline, zstd-1"
-    level: ClassVar[int] = 1
-
-    def metadata(self) -> dict[str, Any]:
-        """Metadata of a sharded array with chunks and shards as the store's."""
-        found: dict[str, Any] = json.loads(self.job.array)
-        shard = next(one for one in found["codecs"] if one["name"] == "sharding_indexed")
-        shard["configuration"]["codecs"] = [
-            {"name": "bytes", "configuration": {"endian": "little"}},
-            {"name": "zstd", "configuration": {"level": self.level, "checksum": True}},
-            {"name": "crc32c"},
-        ]
-        return {
-            **found,
-            "shape": [self.job.rows, self.job.channels],
-            "data_type": self.job.dtype,
-            "fill_value": "NaN",
-            "codecs": [shard],
-            "attributes": {},
-        }
+    name, note, codec = "zarr-zstd1", "zarr-python, default pipeline, zstd-1", zstd_json(1)
 
 
-class ZarrZstd3(ZarrZstd):
-    """Zstd level 3, as zarr-python compresses where nobody asks for anything."""
+class ZarrZstd3(ZarrDefault):
+    """Bytes, zstd level 3, crc32c."""
 
-    name, note, level = "zarr-zstd3", "zarr-python, default pipeline, zstd-3", 3
+    name, note, codec = "zarr-zstd3", "zarr-python, default pipeline, zstd-3", zstd_json(3)
 
 
 class Zarrs(ZarrZstd):
@@ -320,6 +332,8 @@ PEERS: dict[str, type[Peer]] = {
     for one in (
         Memmap,
         ZarrDefault,
+        ZarrSmall,
+        ZarrFast,
         ZarrZstd,
         ZarrZstd3,
         Zarrs,

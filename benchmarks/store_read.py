@@ -3,9 +3,12 @@
 Everybody holds the first training rows of one layer, gives batches of one size, and must give over
 one epoch exactly those rows (see shuffle_quality.py): one who does not gets no number. They take
 turns: in a turn a reader is opened, its first batch is timed, and it reads on for whole epochs.
-A ratio is of two readers in one turn. MB/s are rows x channels x stored item size over the time
-from opening to the last row, so 1 MB of float32 shards counts as half. Memory is measured in a
-process of its own (store_child.py).
+A ratio is of two readers in one turn.
+
+MB/s are rows x channels x item size of the values given, over the time from opening to the last
+row: float32 shards of float16 values count as half. Writing ends when the disk has the files; the
+store's is that of the second phase of its own build. Memory is measured in a process of its own
+(store_child.py).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 from isae.benchmarks.measure import Effort, summarise
 from isae.benchmarks.shuffle_quality import RowBook, epoch_hashes
 from isae.benchmarks.store_child import in_child
+from isae.benchmarks.store_codec import bench_codecs
 from isae.benchmarks.store_peers import (
     INSTALL,
     PEERS,
@@ -32,6 +36,7 @@ from isae.benchmarks.store_peers import (
     Batches,
     Job,
     Peer,
+    ZarrDefault,
     files_of,
     start_peer,
     to_disk,
@@ -42,6 +47,8 @@ from isae.store import Store, open_store
 
 WRITES = 3
 """Times that every peer writes its files, at most."""
+CODEC_ROWS = 16384
+"""Rows on which codecs are measured alone."""
 Note = Callable[[str], None]
 
 
@@ -134,12 +141,14 @@ def bench_read(
     peers: list[type[Peer]],
     effort: Effort,
     cold: bool = False,
+    memory: bool = True,
     seed: int = 0,
     note: Note = lambda text: None,
 ) -> dict[str, Any]:
     """Read `rows` rows of a layer with everybody -> one JSON object.
 
-    `failed` names the readers that gave other rows than they should.
+    `failed` names the readers that gave other rows than they should; `memory` false leaves out the
+    processes that measure it.
 
     Files of peers are written below `folder`. Raises StoreError for a store that is not on a local
     disk, DataError for fewer rows than a batch.
@@ -162,14 +171,16 @@ def bench_read(
     ]
     whole = stored.rows * stored.channels * rows_NC.itemsize
     for entry in entries:
-        entry.row |= {"compression": whole / entry.bytes, "write_mb_per_s": None}
+        entry.row |= {"compression": whole / entry.bytes, "write_mb_per_s": _write_speed(store)}
     started, absent = _written(peers, job, folder, rows_NC, effort, note)
     entries += started
+    note("codecs alone")
+    codecs = bench_codecs(rows_NC[:CODEC_ROWS], store.activations(layer).chunk_rows, effort)
     del rows_NC
     good = [entry for entry in entries if _checked(entry, book, job, note)]
     _take_turns(good, job, effort, cold, note)
     _compare(good)
-    for entry in good:
+    for entry in good if memory else []:
         note(f"{entry.reader.name}: memory")
         entry.row["memory"] = _memory(entry.reader, job)
     return {
@@ -180,8 +191,20 @@ def bench_read(
         "page_cache": _page_cache(cold),
         "readers": [entry.row for entry in entries],
         "absent": absent,
-        "failed": [entry.row["name"] for entry in entries if entry.row["fault"] is not None],
+        "codecs": codecs,
+        "failed": [entry.row["name"] for entry in entries if entry.row["fault"] is not None]
+        + [f"codec {row['codec']}" for row in codecs if row["fault"] is not None],
     }
+
+
+def _write_speed(store: Store) -> float | None:
+    """MB/s of sorting, coding and writing all layers, as the store's own build measured it."""
+    seconds = store.manifest.get("measured", {}).get("write_seconds")
+    raw = sum(
+        layer.rows * layer.channels * store.activations(name).dtype.itemsize
+        for name, layer in store.layers.items()
+    )
+    return raw / 1e6 / seconds if seconds else None
 
 
 def _array_folder(store: Store, array: str) -> Path:
@@ -212,10 +235,11 @@ def _written(
     found: list[tuple[Peer, list[float]]] = []
     absent: dict[str, dict[str, Any]] = {}
     for peer in peers:
+        started = start_peer(peer, job, folder)
         if version(peer) is None:
             absent[peer.name] = {"name": peer.name, "reason": INSTALL}
-        else:
-            found.append((start_peer(peer, job, folder), []))
+        elif not (isinstance(started, ZarrDefault) and started.redundant):
+            found.append((started, []))
     for _ in range(min(WRITES, effort.least)):
         for peer_here, seconds in found:
             if peer_here.name in absent:
@@ -252,7 +276,8 @@ def _write(peer: Peer, rows_NC: Array) -> float:
 def _checked(entry: Entry, book: RowBook, job: Job, note: Note) -> bool:
     """Whether a reader gives the rows of the book; its row then says how well shuffled."""
     note(f"{entry.reader.name}: its rows")
-    entry.row |= dict.fromkeys(("fault", "shuffle", "read_mb_per_s", "first_batch_s", "memory"))
+    entry.row |= dict.fromkeys(("fault", "shuffle", "read_mb_per_s", "first_batch_s"))
+    entry.row["memory"] = {}
     try:
         with closing(entry.reader.batches(job.seed)) as batches:
             hashes = epoch_hashes(batches, job.rows, book.dtype)

@@ -45,6 +45,10 @@ class StoreCorruptError(StoreError):
     """A file of a store is missing or is not what was written."""
 
 
+class CodecError(StoreCorruptError, ValueError):
+    """A coded chunk is not what its codec writes."""
+
+
 class DataError(IsaeError, ValueError):
     """Numbers that must be finite are not, or arrays do not fit together."""
 

@@ -4,6 +4,7 @@
 layout is described in `store/layout.py`, the shuffle in `store/shuffle.py`.
 """
 
+from isae.store.bitmap_zarr import BitmapCodec
 from isae.store.build import build_store
 from isae.store.config import BuildConfig
 from isae.store.reader import Store, StoredLayer, open_store
@@ -11,6 +12,7 @@ from isae.store.statistics import ChannelStatistics
 from isae.store.verify import verify_store
 
 __all__ = [
+    "BitmapCodec",
     "BuildConfig",
     "ChannelStatistics",
     "Store",

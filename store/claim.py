@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from isae.errors import StoreError
@@ -126,11 +126,10 @@ def _tidy(plan: Plan, made_folder: bool, lock: PlaceLock) -> None:
 
     Never raises: the error that ended the build is what the user must see.
     """
-    try:
+    with suppress(OSError, StoreError):
         if plan.place.size(COMPLETE) is None and not plan.work.segments_done():
             shutil.rmtree(plan.work.folder, ignore_errors=True)
+    with suppress(OSError, StoreError):
         lock.release()
         if made_folder and plan.place.local is not None and not plan.place.keys():
             plan.place.local.rmdir()
-    except (OSError, StoreError):
-        return

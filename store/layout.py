@@ -32,6 +32,8 @@ READABLE = (1, 2)
 MANIFEST, BACKUP, COMPLETE = "manifest.json", "manifest.backup.json", "COMPLETE"
 BUILDING, WORK = "building.json", "work"
 IMAGES, STATISTICS, INDEX = "images.parquet", "statistics.safetensors", "index"
+UNFINISHED = f"{WORK}/plan.json"
+"""There while a build is unfinished and nobody is at it."""
 ROOT_FILES = (MANIFEST, BACKUP, COMPLETE, BUILDING)
 """Files that the manifest cannot list."""
 

@@ -25,6 +25,7 @@ from isae.store.layout import (
     MANIFEST,
     READABLE,
     ROOT_FILES,
+    UNFINISHED,
 )
 from isae.store.places import Place
 
@@ -150,7 +151,7 @@ def check_is_store(place: Place) -> None:
 
 def is_store(place: Place) -> bool:
     """Whether there is a store, finished or not."""
-    return any(place.size(name) is not None for name in ROOT_FILES)
+    return any(place.size(name) is not None for name in (*ROOT_FILES, UNFINISHED))
 
 
 def _is_folder(place: Place, key: str) -> bool:

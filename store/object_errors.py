@@ -46,7 +46,7 @@ _NO_CREDENTIALS = (
     "Missing SecretAccessKey",
     "Account must be specified",
 )
-_WRONG_CREDENTIALS = (
+_WRONG_CREDENTIALS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
@@ -57,7 +57,7 @@ _WRONG_CREDENTIALS = (
     "InvalidAuthenticationInfo",
     "TokenRefreshRequired",
     "401",
-)
+}
 _UNREACHABLE = (
     "error sending request",
     "timed out",
@@ -65,8 +65,13 @@ _UNREACHABLE = (
     "Connection",
     "error decoding response body",
 )
-_WRONG_REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint", "301")
-_NOT_SUPPORTED = ("NotImplemented", "501")
+_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IncorrectEndpoint", "301"}
+_NOT_SUPPORTED = {"NotImplemented", "501"}
+_ANSWERS = (  # the last one: what S3 says of one object of several to delete
+    r"status code: (\d{3})\b",
+    r"<Code>\s*(\w{1,60})\s*</Code>",
+    r"\(code: (\w{1,60})\)",
+)
 _PAST_THE_END = re.compile(r"InvalidRange|status code: 416|Wanted range starting at")
 
 
@@ -82,52 +87,57 @@ def bucket_is_absent(error: Exception) -> bool:
 
 def explained(scheme: str, url: str, name: str, error: Exception) -> StoreError:
     """The error for a request about `name` in the place `url`; shows no credentials."""
-    text, settings = _said(error), SETTINGS[scheme]
-    status, code = _status(text), _code(text)
-    answer = " ".join(part for part in (status, code) if part) or type(error).__name__
-    wrong = {status, code}
-    bucket = "/".join(url.split("/")[:3])
+    settings = SETTINGS[scheme]
+    found, remedy = _of_rights(settings, url, error) or _of_server(settings, error)
+    return StoreError(f"expected access to {name}, found {found}; {remedy}")
 
-    def error_of(found: str, remedy: str) -> StoreError:
-        return StoreError(f"expected access to {name}, found {found}; {remedy}")
 
+def _of_rights(settings: Settings, url: str, error: Exception) -> tuple[str, str] | None:
+    """What was found and what to do, where credentials, rights or the bucket's name are wrong."""
+    text, answer = _said(error), _answer(error)
     if any(sign in text for sign in _NO_CREDENTIALS):
-        return error_of("no credentials", f"set {settings.credentials} in the environment")
+        return "no credentials", f"set {settings.credentials} in the environment"
     if bucket_is_absent(error) or isinstance(error, FileNotFoundError):
-        return error_of(
+        bucket = "/".join(url.split("/")[:3])
+        return (
             f"no bucket {bucket} at {_server(settings)}",
             "make it, or mend its name or the endpoint",
         )
-    if wrong & set(_WRONG_CREDENTIALS):
-        return error_of(f"credentials refused ({answer})", f"mend {settings.credentials}")
-    if status == "403":
-        return error_of(
-            f"access denied ({answer})",
+    if answer & _WRONG_CREDENTIALS:
+        return f"credentials refused ({_shown(error)})", f"mend {settings.credentials}"
+    if answer & {"403", "AccessDenied"}:
+        return (
+            f"access denied ({_shown(error)})",
             f"check the credentials ({settings.credentials}) and their rights: to list the bucket "
             "and to read its objects, for a build also to put and delete them",
         )
-    if wrong & set(_WRONG_REGION) or "Received redirect" in text:
-        return error_of(f"another region's bucket ({answer})", "set AWS_REGION to the bucket's")
+    return None
+
+
+def _of_server(settings: Settings, error: Exception) -> tuple[str, str]:
+    """What was found and what to do, where the server or the way to it is not as expected."""
+    text, answer, shown = _said(error), _answer(error), _shown(error)
+    if answer & _WRONG_REGION or "Received redirect" in text:
+        return f"a bucket of another region ({shown})", "set AWS_REGION to the bucket's"
     if "builder error" in text:
-        return error_of(
+        return (
             f"an endpoint that cannot be used ({_server(settings)})",
-            f"give it as https://..., or for a plain http:// one set {settings.prefix}"
-            "ALLOW_HTTP=true",
+            "give it as https://..., or, where it is plain http://, set "
+            f"{settings.prefix}ALLOW_HTTP=true",
         )
-    if wrong & set(_NOT_SUPPORTED) or isinstance(error, NotImplementedError | NotSupportedError):
-        return error_of(
-            f"a server that cannot do what was asked ({answer})",
+    if answer & _NOT_SUPPORTED or isinstance(error, NotImplementedError | NotSupportedError):
+        return (
+            f"a server that cannot do what was asked ({shown})",
             "use one with conditional puts (If-None-Match), or build on a local disk and copy",
         )
-    if status is None and any(sign in text for sign in _UNREACHABLE):
-        return error_of(
-            f"no answer from {_server(settings)}", "check the endpoint and the network, run again"
+    if not answer and any(sign in text for sign in _UNREACHABLE):
+        return (
+            f"no answer from {_server(settings)}",
+            "check the endpoint and the network, then run again",
         )
     if isinstance(error, ValueError):
-        return error_of(
-            "an address that cannot be used", "check the bucket's name and the endpoint"
-        )
-    return error_of(f"a failure of the server ({answer})", "run again later")
+        return "an address that cannot be used", "check the bucket's name and the endpoint"
+    return f"a failure of the server ({shown})", "run again later"
 
 
 def _said(error: Exception) -> str:
@@ -135,14 +145,14 @@ def _said(error: Exception) -> str:
     return str(error).partition("\n\nDebug source:")[0]
 
 
-def _status(text: str) -> str | None:
-    found = re.search(r"status code: (\d{3})\b", text)
-    return found[1] if found else None
+def _answer(error: Exception) -> set[str]:
+    """The HTTP status and the error code in a server's answer."""
+    found = (re.search(pattern, _said(error)) for pattern in _ANSWERS)
+    return {match[1] for match in found if match}
 
 
-def _code(text: str) -> str | None:
-    found = re.search(r"<Code>\s*(\w{1,60})\s*</Code>", text)
-    return found[1] if found else None
+def _shown(error: Exception) -> str:
+    return " ".join(sorted(_answer(error))) or type(error).__name__
 
 
 def _server(settings: Settings) -> str:

@@ -31,8 +31,8 @@ SILENCE = timedelta(seconds=8)
 SENDING = timedelta(seconds=120)
 READING = timedelta(minutes=10)
 RETRY: RetryConfig = {
-    "max_retries": 4,
-    "retry_timeout": timedelta(seconds=8),
+    "max_retries": 6,
+    "retry_timeout": timedelta(seconds=10),
     "backoff": {
         "init_backoff": timedelta(seconds=0.2),
         "max_backoff": timedelta(seconds=3),

@@ -68,6 +68,7 @@ def _file_path(rest: str) -> str:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost") or not slash:
         raise ConfigError(
-            f"expected file:///folder (three slashes: no machine's name), found file://{rest}"
+            "expected file:///folder (three slashes), found a machine's name or no path after "
+            "file://; leave it out"
         )
     return unquote(slash + path)

@@ -82,8 +82,8 @@ def find_ranks() -> Ranks:
     if missing or not (text.isdecimal() and rank.isdecimal() and int(rank) < int(text)):
         raise ConfigError(
             "expected RANK below WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment, "
-            f"found RANK={rank!r}, WORLD_SIZE={text!r} and no {missing}; start with torchrun, or unset "
-            "WORLD_SIZE"
+            f"found RANK={rank!r}, WORLD_SIZE={text!r} and no {missing}; start with torchrun, or "
+            "unset WORLD_SIZE"
         )
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     local = int(os.environ.get("LOCAL_RANK", rank))

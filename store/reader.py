@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 
 from isae.errors import unknown_name
 from isae.store import manifest
-from isae.store.array import StoredArray, damaged
+from isae.store.array import Rows, StoredArray, damaged
 from isae.store.batches import shuffled_batches
 from isae.store.layout import IMAGES, INDEX, STATISTICS
+from isae.store.lookup import GridRows, places_on, row_numbers
 from isae.store.places import open_place
+from isae.store.positions import Ints
 from isae.store.statistics import ChannelStatistics, load_statistics
 
 Array = npt.NDArray[Any]
@@ -73,6 +75,7 @@ class Store:
             for name, one in self.manifest["layers"].items()
         }
         self._arrays: dict[str, StoredArray] = {}
+        self._lookups: dict[int, GridRows] = {}
 
     @property
     def path(self) -> str:
@@ -118,12 +121,79 @@ class Store:
         return found
 
     def batches(
-        self, layer: str, batch_size: int, *, seed: int, start_batch: int = 0
+        self,
+        layer: str,
+        batch_size: int,
+        *,
+        seed: int,
+        start_batch: int = 0,
+        threads: int = 2,
+        rank: int = 0,
+        ranks: int = 1,
+        holdout: bool = False,
+        epochs: int | None = None,
+        drop_last: bool = False,
     ) -> Iterator[Array]:
-        """Endless shuffled batches [batch_size, C] of training rows (see store/batches.py)."""
-        array = self.activations(layer)
-        rows = self.layer(layer).train_rows
-        return shuffled_batches(array, rows, batch_size, seed=seed, start_batch=start_batch)
+        """Shuffled batches [batch_size, C] of training rows, or with `holdout` of held-out rows.
+
+        Endless, or `epochs` passes. The order depends on the seed, the batch size and the rank
+        alone (store/order.py), so it is the same for any number of `threads`, and `start_batch`
+        goes on anywhere. See isae.store.batches.shuffled_batches for the rest.
+        """
+        first, rows = self._part(layer, holdout)
+        return shuffled_batches(
+            self.activations(layer),
+            rows,
+            batch_size,
+            seed=seed,
+            start_batch=start_batch,
+            threads=threads,
+            rank=rank,
+            ranks=ranks,
+            first_row=first,
+            epochs=epochs,
+            drop_last=drop_last,
+        )
+
+    def rows_of_image(self, layer: str, image: int) -> Ints:
+        """The rows of an image in a layer, by (y, x); none if it was unreadable.
+
+        The first such question about a grid reads its index twice and keeps 6 bytes a row in
+        memory (store/lookup.py). DataError for an image that the store does not have.
+        """
+        return self._grid_rows(layer).of_image(image)
+
+    def rows_at(self, layer: str, places_R3: npt.ArrayLike) -> Ints:
+        """The row of each place (image, y, x) of a layer's grid [R], -1 where there is none."""
+        return self._grid_rows(layer).at(places_R3)
+
+    def same_place(self, layer: str, rows: Rows, other: str) -> Ints:
+        """The rows of layer `other` at the places of `rows` of `layer` -> int64 [R, M].
+
+        On the same grid they are `rows` themselves, on a coarser one the cell that covers the
+        place (both M = 1), on a finer one all cells inside it, by (y, x). Padded with -1, which
+        also stands for cells that are not stored.
+        """
+        here, there = self.layer(layer), self.layer(other)
+        if here.stride == there.stride:
+            return row_numbers(rows, here.rows)[:, None]
+        places = self.positions(layer)[rows].reshape(-1, 3)
+        strides = (here.stride, there.stride)
+        places_RM3 = places_on(places, here.grid, there.grid, strides)
+        found = self.rows_at(other, places_RM3.reshape(-1, 3))
+        return found.reshape(places_RM3.shape[:2])
+
+    def _part(self, layer: str, holdout: bool) -> tuple[int, int]:
+        """First row and number of rows of a layer's training or held-out part."""
+        one = self.layer(layer)
+        return (one.train_rows, one.rows - one.train_rows) if holdout else (0, one.train_rows)
+
+    def _grid_rows(self, layer: str) -> GridRows:
+        one = self.layer(layer)
+        if one.stride not in self._lookups:
+            places = GridRows(self.positions(layer), self.images.num_rows, one.grid)
+            self._lookups[one.stride] = places
+        return self._lookups[one.stride]
 
     def _open(self, name: str) -> StoredArray:
         if name not in self._arrays:

@@ -102,6 +102,8 @@ class Work:
         return {(int(s), int(n)) for s, n in self._found(r"unit-(\d+)-(\d+)\.safetensors")}
 
     def _found(self, pattern: str) -> list[tuple[str, ...]]:
+        if not self.folder.is_dir():
+            return []
         names = [entry.name for entry in os.scandir(self.folder)]
         return [found.groups() for name in names if (found := re.fullmatch(pattern, name))]
 

@@ -96,6 +96,19 @@ def s3_endpoint() -> Iterator[str]:
             server.stdin.close()
 
 
+@pytest.fixture(scope="session")
+def light_store() -> str:
+    """Python code that lets a process import parts of isae.store without what they do not need.
+
+    The package itself imports torch, which takes seconds.
+    """
+    return (
+        "import sys, types, isae\n"
+        "package = sys.modules['isae.store'] = types.ModuleType('isae.store')\n"
+        "package.__path__ = [isae.__path__[0] + '/store']\n"
+    )
+
+
 @pytest.fixture
 def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder of a bucket for this test alone, with the environment set for it."""

@@ -252,7 +252,8 @@ def test_a_full_disk_is_foreseen(small_config: Config) -> None:
     [
         ({"layers": ()}, "at least one layer"),
         ({"layers": ("a", "a")}, "each layer once"),
-        ({"dtype": "int8"}, "--dtype"),
+        ({"dtype": "int4"}, "--dtype"),
+        ({"codec": "zip"}, "a codec of fast, small, none"),
         ({"holdout": 1.0}, "--holdout"),
         ({"size": 3}, "--size"),
         ({"batch_size": 0}, "--batch-size"),

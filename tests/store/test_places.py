@@ -224,13 +224,13 @@ def test_writing_while_the_neighbour_is_deleted(place: Place) -> None:
     assert place.keys() == []
 
 
-def test_a_place_goes_to_another_process(address: str) -> None:
+def test_a_place_goes_to_another_process(address: str, light_store: str) -> None:
     if address.startswith(("memory", "file")):
         pytest.skip("this process's memory, or a folder like the other")
     place = open_place(address)
     place.write("a", b"sent")
     code = (
-        "import pickle, sys; place = pickle.load(sys.stdin.buffer); "
+        f"{light_store}import pickle; place = pickle.load(sys.stdin.buffer); "
         "place.write('b', place.read('a') + b' back')"
     )
     subprocess.run([sys.executable, "-c", code], input=pickle.dumps(place), check=True)
@@ -317,11 +317,13 @@ def test_delete_leaves_folders_with_files_and_the_place_itself(tmp_path: Path) -
     assert place.local.is_dir()
 
 
-def test_a_kill_while_writing_leaves_the_old_file_and_sweep_tidies(tmp_path: Path) -> None:
+def test_a_kill_while_writing_leaves_the_old_file_and_sweep_tidies(
+    tmp_path: Path, light_store: str
+) -> None:
     place = LocalPlace(tmp_path)
     place.write("a/shard", b"old")
-    code = (
-        "import os, sys\nfrom isae import files\nfrom isae.store.places import LocalPlace\n"
+    code = light_store + (
+        "import os\nfrom isae import files\nfrom isae.store.places import LocalPlace\n"
         "files.fsync = lambda path: os.kill(os.getpid(), 9)\n"
         "place = LocalPlace(sys.argv[1])\nplace._make = lambda folder: None\n"
         "place.write('a/shard', b'new' * 1000)\n"

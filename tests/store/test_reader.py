@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,24 +11,28 @@ import pytest
 import zarr
 
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError, UnknownNameError
-from isae.store import layout, open_store, verify_store
-from isae.store.reader import StoredArray
+from isae.store import assemble, layout, manifest, open_store, verify_store
+from isae.store.array import StoredArray
+from isae.store.codecs import named_codec
+from isae.store.places import open_place
+from isae.store.shards import encode_shard
 
 
 @pytest.fixture(scope="module")
 def many_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredArray, np.ndarray]:
     """An array of five shards of 64-row chunks, the last shard and chunk not full."""
-    root = tmp_path_factory.mktemp("shards")
-    rows = 64 * layout.SHARD_CHUNKS * 4 + 101
+    place = open_place(tmp_path_factory.mktemp("shards"))
+    rows = 1024 * 4 + 101
     values = np.random.default_rng(0).standard_normal((rows, 9000)).astype(np.float16)
-    group = zarr.open_group(root, mode="w", zarr_format=3)
-    layout.create_array(group, "a", rows, 9000, "float16")[:] = values
-    files = {
-        path.relative_to(root).as_posix(): {"bytes": path.stat().st_size}
-        for path in root.rglob("*")
-        if path.is_file()
-    }
-    return StoredArray(root, "a", files), values
+    form = assemble.array_form(rows, 9000, "float16", named_codec("fast"), shard_rows=1024)
+    contents = {layout.metadata_file("a"): json.dumps(form.metadata({})).encode()}
+    for shard in range(5):
+        part = values[shard * 1024 : (shard + 1) * 1024]
+        contents[layout.shard_key("a", shard)] = encode_shard(form, part)
+    for key, data in contents.items():
+        place.write(key, data)
+    files = {key: manifest.entry(data) for key, data in contents.items()}
+    return StoredArray(place, "a", files), values
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,7 @@ def test_any_zarr_reader_opens_the_arrays(built: Path) -> None:
 
 def test_a_chunk_that_changed_is_never_returned(copied: Path) -> None:
     """Any flipped bit, also where only a part of a shard is read."""
-    path = layout.shard_file(copied / "stride16" / "mixed4a", 0)
+    path = copied / layout.shard_key("stride16/mixed4a", 0)
     whole = path.read_bytes()
     store = open_store(copied)
     expected = store.activations("mixed4a")[:]
@@ -132,7 +137,7 @@ def test_a_chunk_that_changed_is_never_returned(copied: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "shorter", "longer"])
 def test_a_shard_that_is_not_whole_is_never_read_as_zeros(copied: Path, damage: str) -> None:
-    path = layout.shard_file(copied / "stride16" / "mixed4b", 0)
+    path = copied / layout.shard_key("stride16/mixed4b", 0)
     early = open_store(copied)
     early.activations("mixed4b")
     data = path.read_bytes()
@@ -201,7 +206,6 @@ def test_a_damaged_images_table_is_not_read(copied: Path) -> None:
 
 def test_verify_compares_the_parts_with_each_other(copied: Path) -> None:
     """Whole files with the wrong contents, and a manifest to match, are still found."""
-    from isae.store import manifest as manifests
     from isae.store.statistics import ChannelStatistics, save_statistics
 
     store = open_store(copied)
@@ -209,11 +213,10 @@ def test_verify_compares_the_parts_with_each_other(copied: Path) -> None:
     one = good["mixed4a"]
     wrong = ChannelStatistics(one.count, one.mean_C + 1, one.var_C, one.max_C, one.nonzero_C)
     save_statistics(copied / "statistics.safetensors", {**good, "mixed4a": wrong})
-    manifest = dict(store.manifest)
+    whole = dict(store.manifest)
+    data = (copied / "statistics.safetensors").read_bytes()
+    files = {**whole.pop("files"), "statistics.safetensors": manifest.entry(data)}
     (copied / "COMPLETE").unlink()
-    (copied / "manifest.json").unlink()
-    (copied / "building.json").write_text("{}")
-    for key in ("files", "content_id", "format", "format_version", "finished", "versions"):
-        del manifest[key]
-    manifests.finish(copied, manifest)
+    del whole["content_id"]
+    manifest.finish(open_place(copied), whole, files)
     assert verify_store(copied) == ["statistics of mixed4a: mean_C does not fit the rows"]

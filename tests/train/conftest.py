@@ -39,7 +39,7 @@ class MemoryStore:
     """Rows in memory behind the interface of a store, with the store's own order of batches."""
 
     def __init__(self, rows: np.ndarray, train_rows: int, content_id: str = "memory") -> None:
-        self.rows, self.location = rows, "memory"
+        self.rows, self.location = rows, str(Path("memory").resolve())
         self.manifest: dict[str, Any] = {"content_id": content_id, "model": {"name": "none"}}
         self.layers = {"layer": MemoryLayer("layer", rows.shape[1], len(rows), train_rows)}
 
