@@ -96,6 +96,7 @@ def encode(values: npt.NDArray[Any], compressor: Zstd | None, planes: bool) -> b
     """
     size = values.itemsize
     flat_N = values.reshape(-1).view(f"u{size}")
+    flat_N.flags.writeable = False  # so that loops are compiled once, not for each kind of array
     bitmap_B = _scratch.take("bitmap", bitmap_bytes(flat_N.size))
     planes_PN = _scratch.take("planes", size * flat_N.size).reshape(size, flat_N.size)
     count = _pack(flat_N, bitmap_B, planes_PN)
@@ -171,7 +172,7 @@ def _restore(data: Bytes, head: Header, part: int, room: Bytes, into: Bytes | No
         into[:] = stored
         stored = into
     view = stored.view()
-    view.flags.writeable = False  # so that loops are compiled once, not for each kind of array
+    view.flags.writeable = False
     return view
 
 
