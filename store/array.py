@@ -102,8 +102,9 @@ class StoredArray:
 
     def check_sizes(self) -> None:
         """Raise StoreCorruptError unless every shard file has the size that was written."""
+        found = dict(self.place.keys(self.name))
         for shard in range(len(self.sizes)):
-            self._check_shard(shard)
+            self._compare_size(shard, found.get(shard_key(self.name, shard)))
 
     def _metadata(self, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         key = metadata_file(self.name)
@@ -190,12 +191,14 @@ class StoredArray:
         return self.indexes[shard]
 
     def _check_shard(self, shard: int) -> None:
-        key = shard_key(self.name, shard)
-        size = self.place.size(key)
+        self._compare_size(shard, self.place.size(shard_key(self.name, shard)))
+
+    def _compare_size(self, shard: int, size: int | None) -> None:
         if size != self.sizes[shard]:
             found = "no file" if size is None else f"{size} bytes"
             raise damaged(
-                f"{self.place.url}/{key}", f"{found} instead of {self.sizes[shard]} bytes"
+                f"{self.place.url}/{shard_key(self.name, shard)}",
+                f"{found} instead of {self.sizes[shard]} bytes",
             )
 
 

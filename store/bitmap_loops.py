@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isae.compiled import compiled
-from isae.store.byte_steps import shuffle_1, shuffle_2, shuffle_4
+from isae.store.byte_steps import gather_1, gather_2, gather_4, shuffle_1, shuffle_2, shuffle_4
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
@@ -37,6 +37,18 @@ def shuffle_table(size: int) -> Bytes:
         for rank, e in enumerate(places):
             table[pattern, e * size : (e + 1) * size] = rank * size + np.arange(size)
     return table
+
+
+@functools.cache
+def gather_table(size: int) -> Bytes:
+    """[patterns, bytes]: for every pattern of bits the bytes of its elements, plane by plane."""
+    group = 4 if size == 4 else 8
+    table = np.full((2**group, size, group), NOTHING, np.uint8)
+    for pattern in range(2**group):
+        places = [e for e in range(group) if pattern >> e & 1]
+        for plane in range(size):
+            table[pattern, plane, : len(places)] = [e * size + plane for e in places]
+    return table.reshape(2**group, size * group)
 
 
 @functools.cache
@@ -62,37 +74,73 @@ def count_bits(bits_W: Words) -> int:
 
 
 @compiled(nogil=True)
-def pack(values_N: Any, bitmap_B: Bytes, packed_N: Any) -> int:
-    """Bits of the non-zeros to `bitmap`, themselves to `packed`; how many there are.
+def pack_rest(values_N: Any, start: int, used: int, bitmap_B: Bytes, planes_PN: Bytes) -> int:
+    """Elements from number `start` (a multiple of 8) on, `used` values being there already.
 
+    Bits of the non-zeros go to `bitmap`, their bytes to the planes; gives how many there are now.
     Every value is written to the next place, which moves on only behind a non-zero: no branches.
     """
-    p = np.uint64(0)
-    groups = values_N.size // 8
-    for g in range(groups):
-        bits: Any = 0
-        for j in range(8):
-            value = values_N[np.uint64(8 * g + j)]
-            packed_N[p] = value
-            bit = np.int64(value != 0)
-            bits |= bit << j
-            p += np.uint64(bit)
-        bitmap_B[np.uint64(g)] = np.uint8(bits)
-    bitmap_B[groups:] = 0
-    for i in range(8 * groups, values_N.size):
-        packed_N[p] = values_N[i]
-        bit = np.int64(values_N[i] != 0)
-        bitmap_B[groups] |= np.uint8(bit << (i & 7))
+    p: Any = np.uint64(used)
+    size, bits = planes_PN.shape[0], np.int64(0)
+    a_N, b_N = planes_PN[0], planes_PN[min(1, size - 1)]
+    c_N, d_N = planes_PN[min(2, size - 1)], planes_PN[size - 1]
+    bitmap_B[start >> 3 :] = 0
+    for i in range(start, values_N.size):
+        value = np.int64(values_N[np.uint64(i)])
+        a_N[p] = np.uint8(value)
+        if size > 1:
+            b_N[p] = np.uint8(value >> 8)
+        if size > 2:
+            c_N[p], d_N[p] = np.uint8(value >> 16), np.uint8(value >> 24)
+        bit = np.int64(value != 0)
+        bits = (bits & -np.int64(i & 7 != 0)) | bit << (i & 7)
+        bitmap_B[np.uint64(i >> 3)] = np.uint8(bits)
         p += np.uint64(bit)
     return int(p)
 
 
 @compiled(nogil=True)
-def split(packed_M: Any, plane: int, bytes_M: Bytes) -> None:
-    """Byte number `plane` of every value, the lowest being 0."""
-    shift = 8 * plane
-    for i in range(bytes_M.size):
-        bytes_M[i] = np.uint8(np.int64(packed_M[i]) >> shift)
+def pack_1(values_N: Any, bitmap_B: Bytes, planes_PN: Bytes, table: Bytes, counts: Bytes) -> int:
+    """As pack_rest, from the first element on, by shuffles; elements of 1 byte."""
+    values, order = values_N.ctypes.data, table.ctypes.data
+    plane, groups = planes_PN.ctypes.data, values_N.size // 8
+    p: Any = 0
+    for g in range(groups):
+        bits = gather_1(values + 8 * g, order, plane + p, 0, 0, 0)
+        bitmap_B[np.uint64(g)] = np.uint8(bits)
+        p += np.int64(counts[np.uint64(bits)])
+    return pack_rest(values_N, 8 * groups, p, bitmap_B, planes_PN)
+
+
+@compiled(nogil=True)
+def pack_2(values_N: Any, bitmap_B: Bytes, planes_PN: Bytes, table: Bytes, counts: Bytes) -> int:
+    """As pack_1, for elements of 2 bytes."""
+    values, order = values_N.ctypes.data, table.ctypes.data
+    low, groups = planes_PN.ctypes.data, values_N.size // 8
+    high = low + planes_PN.shape[1]
+    p: Any = 0
+    for g in range(groups):
+        bits = gather_2(values + 16 * g, order, low + p, high + p, 0, 0)
+        bitmap_B[np.uint64(g)] = np.uint8(bits)
+        p += np.int64(counts[np.uint64(bits)])
+    return pack_rest(values_N, 8 * groups, p, bitmap_B, planes_PN)
+
+
+@compiled(nogil=True)
+def pack_4(values_N: Any, bitmap_B: Bytes, planes_PN: Bytes, table: Bytes, counts: Bytes) -> int:
+    """As pack_1, for elements of 4 bytes."""
+    values, order = values_N.ctypes.data, table.ctypes.data
+    a, groups, step = planes_PN.ctypes.data, values_N.size // 8, planes_PN.shape[1]
+    p: Any = 0
+    for g in range(groups):
+        both: Any = 0
+        for half in range(2):
+            at, q = values + 32 * g + 16 * half, a + p
+            bits = gather_4(at, order, q, q + step, q + 2 * step, q + 3 * step)
+            both |= bits << 4 * half
+            p += np.int64(counts[np.uint64(bits)])
+        bitmap_B[np.uint64(g)] = np.uint8(both)
+    return pack_rest(values_N, 8 * groups, p, bitmap_B, planes_PN)
 
 
 @compiled(nogil=True)

@@ -107,6 +107,39 @@ def _emit_4(builder: Any, a: Any, b: Any, c: Any, d: Any, order: Any, out: Any) 
     return _write(builder, _shuffle(builder, values, _read(builder, order, 16)), out)
 
 
+def _emit_gather(size: int, builder: Any, values: Any, order: Any, planes: list[Any]) -> Any:
+    from llvmlite import ir
+
+    group = 4 if size == 4 else 8
+    data = _read(builder, values, group * size)
+    elements = ir.VectorType(ir.IntType(8 * size), group)
+    zeros = ir.Constant(elements, [0] * group)
+    lanes = builder.icmp_unsigned("!=", builder.bitcast(data, elements), zeros)
+    bits = builder.zext(builder.bitcast(lanes, ir.IntType(group)), ir.IntType(64))
+    places = builder.add(order, builder.mul(bits, bits.type(group * size)))
+    shuffle = _read(builder, places, group * size)
+    if size == 1:
+        twice = [i % 8 for i in range(16)]
+        data, shuffle = (_pick(builder, each, each, twice) for each in (data, shuffle))
+    moved = _shuffle(builder, data, shuffle)
+    for p in range(size):
+        plane = list(range(p * group, (p + 1) * group))
+        _write(builder, _pick(builder, moved, moved, plane), planes[p])
+    return bits
+
+
+def _emit_gather_1(builder: Any, values: Any, order: Any, *planes: Any) -> Any:
+    return _emit_gather(1, builder, values, order, list(planes))
+
+
+def _emit_gather_2(builder: Any, values: Any, order: Any, *planes: Any) -> Any:
+    return _emit_gather(2, builder, values, order, list(planes))
+
+
+def _emit_gather_4(builder: Any, values: Any, order: Any, *planes: Any) -> Any:
+    return _emit_gather(4, builder, values, order, list(planes))
+
+
 def _emit_crc(builder: Any, state: Any, address: Any) -> Any:
     from llvmlite import ir
 
@@ -122,5 +155,14 @@ shuffle_2 = Step(_emit_2, 4)
 """shuffle_2(low, high, order, out): 8 elements of 2 bytes from the next 8 bytes of two planes."""
 shuffle_4 = Step(_emit_4, 6)
 """shuffle_4(a, b, c, d, order, out): 4 elements of 4 bytes from the next 4 bytes of four planes."""
+gather_1 = Step(_emit_gather_1, 3)
+"""gather_1(values, orders, plane): the non-zeros of 8 elements to a plane; their bits.
+
+Writes 8 bytes to each plane, those behind the non-zeros being zero.
+"""
+gather_2 = Step(_emit_gather_2, 4)
+"""gather_2(values, orders, low, high): as gather_1, for 8 elements of 2 bytes."""
+gather_4 = Step(_emit_gather_4, 6)
+"""gather_4(values, orders, a, b, c, d): as gather_1, for 4 elements of 4 bytes, 4 bytes a plane."""
 crc_word = Step(_emit_crc, 2)
 """crc_word(state, address): CRC-32C, without its final inversion, continued by 8 bytes."""

@@ -11,21 +11,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from isae.errors import unknown_name
 from isae.store import manifest
 from isae.store.array import Rows, StoredArray, damaged
-from isae.store.batches import shuffled_batches
+from isae.store.feed import Feed, arrays, tensors
 from isae.store.layout import IMAGES, INDEX, STATISTICS
 from isae.store.lookup import GridRows, places_on, row_numbers
 from isae.store.places import open_place
 from isae.store.positions import Ints
 from isae.store.statistics import ChannelStatistics, load_statistics
+
+if TYPE_CHECKING:
+    from isae.store.dataset import StoreDataset
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +80,11 @@ class Store:
         }
         self._arrays: dict[str, StoredArray] = {}
         self._lookups: dict[int, GridRows] = {}
+        self.caches: dict[Any, Any] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its path: files and caches are opened anew."""
+        return open_store, (self.path,)
 
     @property
     def path(self) -> str:
@@ -130,30 +139,59 @@ class Store:
         threads: int = 2,
         rank: int = 0,
         ranks: int = 1,
+        cache: str | None = None,
         holdout: bool = False,
         epochs: int | None = None,
         drop_last: bool = False,
     ) -> Iterator[Array]:
         """Shuffled batches [batch_size, C] of training rows, or with `holdout` of held-out rows.
 
-        Endless, or `epochs` passes. The order depends on the seed, the batch size and the rank
-        alone (store/order.py), so it is the same for any number of `threads`, and `start_batch`
-        goes on anywhere. See isae.store.batches.shuffled_batches for the rest.
+        Endless, or `epochs` passes over the rows, of which the last batch may be short or missing
+        on some ranks unless `drop_last`. The order depends on the seed, the batch size and the rank
+        alone (store/order.py): not on `threads`, `cache` ('ram': rows stay in RAM once read;
+        'auto': if they take at most half of what is free) or `start_batch`, which goes on anywhere.
+        A batch stays as it is while it is kept. Raises ConfigError for options out of range,
+        StoreError without rows or without the memory that 'ram' takes.
         """
-        first, rows = self._part(layer, holdout)
-        return shuffled_batches(
-            self.activations(layer),
-            rows,
-            batch_size,
-            seed=seed,
-            start_batch=start_batch,
-            threads=threads,
-            rank=rank,
-            ranks=ranks,
-            first_row=first,
-            epochs=epochs,
-            drop_last=drop_last,
+        feed = Feed(
+            layer, batch_size, seed, rank, ranks, holdout, epochs, drop_last, threads, cache
         )
+        return arrays(self, feed, feed.deal(start_batch))
+
+    def tensors(
+        self,
+        layer: str,
+        batch_size: int,
+        *,
+        seed: int,
+        start_batch: int = 0,
+        pin: bool = False,
+        cache: str | None = None,
+        device: str = "auto",
+        **options: Any,
+    ) -> Iterator[torch.Tensor]:
+        """The batches of `batches` as torch tensors; `options` are the others of `batches`.
+
+        With `pin` in pinned memory, where there is a GPU. With cache='device' all rows are read and
+        packed first and stay on `device` ('auto': a GPU if there is one, else the CPU), where
+        batches are put together from them.
+        """
+        feed = Feed(layer, batch_size, seed, pin=pin, cache=cache, device=device, **options)
+        return tensors(self, feed, feed.deal(start_batch))
+
+    def dataset(self, layer: str, batch_size: int, *, seed: int, **options: Any) -> StoreDataset:
+        """The batches of `tensors` as a `torch.utils.data.IterableDataset` (store/dataset.py).
+
+        For `DataLoader(..., batch_size=None)`, with or without workers, and for resuming by
+        `state_dict` and `load_state_dict`. `options` are those of `tensors`, less `start_batch`.
+        """
+        from isae.store.dataset import StoreDataset
+
+        return StoreDataset(self, Feed(layer, batch_size, seed, **options))
+
+    def drop_caches(self) -> None:
+        """Let go of the rows that `cache` kept; iterators in use keep theirs."""
+        self.caches.clear()
 
     def rows_of_image(self, layer: str, image: int) -> Ints:
         """The rows of an image in a layer, by (y, x); none if it was unreadable.
@@ -182,11 +220,6 @@ class Store:
         places_RM3 = places_on(places, here.grid, there.grid, strides)
         found = self.rows_at(other, places_RM3.reshape(-1, 3))
         return found.reshape(places_RM3.shape[:2])
-
-    def _part(self, layer: str, holdout: bool) -> tuple[int, int]:
-        """First row and number of rows of a layer's training or held-out part."""
-        one = self.layer(layer)
-        return (one.train_rows, one.rows - one.train_rows) if holdout else (0, one.train_rows)
 
     def _grid_rows(self, layer: str) -> GridRows:
         one = self.layer(layer)

@@ -74,6 +74,10 @@ def train(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Processor threads to use.")] = None,
+    cache: Annotated[
+        str,
+        typer.Option(help="Keep rows once read: none, ram, auto (ram if there is room), device."),
+    ] = "none",
     eval_every: Annotated[
         int | None, typer.Option(help="Steps between evaluations (one epoch, 50 to 500).")
     ] = None,
@@ -140,6 +144,7 @@ def train(
         out,
         resume=resume,
         overwrite=overwrite,
+        cache=cache,
         reporter=reporter(quiet),
     )
     finish(summary, as_json=as_json, lines=lambda: _lines(summary))

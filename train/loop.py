@@ -26,7 +26,7 @@ from isae.train.plan import Plan, make_plan
 from isae.train.report import note, open_board, opening, to_board
 from isae.train.run_folder import MetricsLog, RunFolder, identity_of
 from isae.train.schedule import Schedule
-from isae.train.source import ActivationSource, refuse_bad_rows, scaled
+from isae.train.source import CACHES, ActivationSource, refuse_bad_rows, scaled, training_batches
 from isae.train.step import Stepper, StepResult
 
 MEDIAN_ROWS = 16384
@@ -40,6 +40,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    cache: str = "none",
     reporter: Reporter = QUIET,
 ) -> dict[str, Any]:
     """Train one SAE on a layer of an open store -> the run's summary, also in RUN/summary.json.
@@ -50,18 +51,21 @@ def train(
     not fire in the last `dead_rows` rows of training) is of the run's last state, and null where
     the run had fewer rows than that. With `resume`, a killed run
     goes on from its last checkpoint to the same weights as if it had not been killed; a complete
-    run is left as it is. SIGTERM and SIGINT write a checkpoint and raise KeyboardInterrupt (a
-    second one at once). Raises UnknownNameError for a layer that the store lacks, ConfigError for
-    options that do not fit it, DataError for activations that are not finite, RunError for a folder
-    that may not be used.
+    run is left as it is. `cache` (none, ram, auto, device) is where the store keeps rows that it
+    read, and changes nothing in the result. SIGTERM and SIGINT write a checkpoint and raise
+    KeyboardInterrupt (a second one at once). Raises UnknownNameError for a layer or a cache that
+    is not there, ConfigError for options that do not fit the layer, DataError for activations that
+    are not finite, RunError for a folder that may not be used.
     """
     if config.layer not in store.layers:
         raise unknown_name("layer", config.layer, store.layers)
+    if cache not in CACHES:
+        raise unknown_name("cache", cache, CACHES)
     layer = store.layers[config.layer]
     use_device(config.device)
     plan = make_plan(config, layer, layer.rows > layer.train_rows)
     folder = RunFolder(out)
-    run = _Run(config, plan, store, folder, reporter)  # refuses what cannot be trained on
+    run = _Run(config, plan, store, folder, cache, reporter)  # refuses what cannot be trained on
     identity = identity_of(config, plan, store)
     continued = folder.claim(identity, resume=resume, overwrite=overwrite)
     done = folder.finished() if continued else None
@@ -79,10 +83,11 @@ class _Run:
         plan: Plan,
         store: ActivationSource,
         folder: RunFolder,
+        cache: str,
         reporter: Reporter,
     ) -> None:
         self.config, self.plan, self.store = config, plan, store
-        self.folder, self.reporter = folder, reporter
+        self.folder, self.cache, self.reporter = folder, cache, reporter
         self.layer, self.rows = store.layers[config.layer], store.activations(config.layer)
         self.device = torch.device(plan.device)
         self.scale = _scale(store, config.layer)
@@ -142,11 +147,14 @@ class _Run:
     ) -> None:
         plan, config = self.plan, self.config
         stepper = make_stepper(plan, state)
-        batches = self.store.batches(
+        batches = training_batches(
+            self.store,
             config.layer,
             plan.micro_batch,
             seed=config.seed,
             start_batch=state.step * plan.pieces,
+            cache=self.cache,
+            device=self.device,
         )
         while state.step < schedule.end and not stop.asked:
             meter.total = schedule.end * plan.batch

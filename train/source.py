@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from isae.config import check
 from isae.errors import DataError
 
 Array = npt.NDArray[Any]
 SCAN_ROWS = 65536
+CACHES = ("none", "ram", "auto", "device")
 
 
 class Layer(Protocol):
@@ -84,11 +86,37 @@ class ActivationSource(Protocol):
         """Endless shuffled batches of training rows."""
 
 
-def scaled(rows_RC: Array, scale: float, device: torch.device) -> torch.Tensor:
+def training_batches(
+    store: ActivationSource,
+    layer: str,
+    batch_size: int,
+    *,
+    seed: int,
+    start_batch: int,
+    cache: str,
+    device: torch.device,
+) -> Iterator[Array | torch.Tensor]:
+    """Endless batches of training rows for a device: the same rows whatever the cache.
+
+    `cache`: none, ram, auto or device, as `isae.store.Store.tensors` takes it. For a GPU the
+    batches lie in pinned memory where the store can do that. ConfigError for a source that keeps
+    no rows.
+    """
+    tensors: Any = getattr(store, "tensors", None)
+    check(cache == "none" or tensors is not None, "a store with --cache", cache, "take none")
+    if cache == "none" and (device.type != "cuda" or tensors is None):
+        return store.batches(layer, batch_size, seed=seed, start_batch=start_batch)
+    pin = device.type == "cuda" and cache != "device"
+    options = {"start_batch": start_batch, "cache": cache, "pin": pin, "device": str(device)}
+    found: Iterator[torch.Tensor] = tensors(layer, batch_size, seed=seed, **options)
+    return found
+
+
+def scaled(rows_RC: Array | torch.Tensor, scale: float, device: torch.device) -> torch.Tensor:
     """Stored rows times the run's scalar, float32 on `device`."""
-    rows = torch.from_numpy(rows_RC)
-    if device.type == "cuda":  # in the stored type and without waiting
-        rows = rows.pin_memory().to(device, non_blocking=True)
+    rows = rows_RC if isinstance(rows_RC, torch.Tensor) else torch.from_numpy(rows_RC)
+    if device.type == "cuda" and not rows.is_cuda:  # in the stored type and without waiting
+        rows = (rows if rows.is_pinned() else rows.pin_memory()).to(device, non_blocking=True)
     return rows.float() * scale
 
 

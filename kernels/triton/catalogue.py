@@ -30,6 +30,7 @@ from isae.kernels.triton.ahead_of_time import (
     launches_of,
 )
 from isae.kernels.triton.column_sums import column_sums_triton
+from isae.kernels.triton.expand_rows import expand_triton
 from isae.kernels.triton.latent_update import latent_update_triton
 from isae.kernels.triton.sparse_decode import (
     decode_residual_triton,
@@ -100,7 +101,14 @@ def _calls(b: int, d: int, n: int, k: int) -> dict[str, Callable[[], object]]:
         "adam_update": lambda: adam_update_triton([_meta(n, d)] * 4, _meta(6), True, True),
         "adam_update plain": lambda: adam_update_triton([_meta(1, n)] * 4, _meta(6), False, False),
         "column_sums": lambda: column_sums_triton(_meta(b, d), _meta(b)),
+        "expand_rows": lambda: _expand(b, d, torch.int16),
+        "expand_rows fp32": lambda: _expand(b, d, torch.int32),
     }
+
+
+def _expand(b: int, d: int, dtype: torch.dtype) -> None:
+    bitmap, offsets = _meta(b, -(-d // 8), dtype=torch.uint8), _meta(b, dtype=torch.int64)
+    expand_triton(_meta(b * d, dtype=dtype), bitmap, offsets, offsets, d)
 
 
 def _encode_float32(precision: str, b: int, d: int, n: int, k: int) -> None:

@@ -18,7 +18,7 @@ import pytest
 ALLOWED = {
     "isae": set(),
     "kernels": {"isae"},
-    "store": {"isae"},
+    "store": {"isae", "kernels"},
     "train": {"isae", "kernels", "store"},
     "analysis": {"isae", "kernels", "store", "train"},
     "benchmarks": {"isae", "kernels", "store", "train", "analysis"},

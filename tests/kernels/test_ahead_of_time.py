@@ -27,6 +27,8 @@ OPERATIONS = {
     "adam_update",
     "adam_update plain",
     "column_sums",
+    "expand_rows",
+    "expand_rows fp32",
 }
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 

@@ -15,8 +15,9 @@ from uuid import uuid4
 import pytest
 
 from isae.errors import StoreError
+from isae.store import locks
 from isae.store.locks import PlaceLock
-from isae.store.places import Place, open_place
+from isae.store.places import ObjectPlace, Place, open_place
 
 # A holder prints whether it got the lock and then does as it is told by a line on its input.
 HOLDER = """
@@ -208,6 +209,46 @@ def test_of_many_that_take_over_from_a_dead_process_one_gets_it(
         assert all(f"host {platform.node()}, process {holder.process.pid}," in a for a in answers)
 
 
+def test_a_file_that_its_holder_removes_while_it_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first holder releases just after the second opened the file, which then is no name's."""
+    place = open_place(tmp_path)
+    first, second = PlaceLock(place), PlaceLock(place)
+    first.take({})
+    real = locks.fcntl.flock
+
+    def flock(file: object, how: int) -> None:
+        first.release()
+        real(file, how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    second.take({})
+    monkeypatch.undo()
+    assert f"process {os.getpid()}" in refusal(place)
+    second.release()
+
+
+def test_a_dead_ones_lock_that_another_takes_over_first(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both saw the dead holder; the slower one must leave the lock of the faster one alone."""
+    fast, slow = open_place(s3_url), open_place(s3_url)
+    fast.write("building.json", json.dumps({**mine(fast), "process_start": "1"}).encode())
+    winner = PlaceLock(fast)
+    assert isinstance(slow, ObjectPlace)
+    real = slow.replace
+
+    def replace(key: str, old: bytes, new: bytes) -> bool:
+        winner.take({"who": "fast"})
+        return bool(real(key, old, new))
+
+    monkeypatch.setattr(slow, "replace", replace)
+    refusal(slow)
+    assert winner.held
+    assert json.loads(fast.read("building.json"))["who"] == "fast"
+
+
 def test_a_process_that_got_a_dead_ones_number(url: str) -> None:
     """The process 1 lives, but did not start when the holder did."""
     place = open_place(url)
@@ -243,8 +284,6 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_who_is_surely_gone(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For objects, which do not end with their process."""
-    from isae.store import locks
-
     real = locks._text_of
     monkeypatch.setattr(
         locks, "_text_of", lambda path: "id of this" if "machine-id" in path else real(path)
