@@ -30,7 +30,11 @@ def claimed(
     try:
         yield _begin(plan, overwrite, resume, reporter)
     except BaseException:
-        _tidy(plan, made_folder, lock)
+        if done := _tidy(plan, made_folder, lock):
+            reporter.say(
+                f"kept {done} of {plan.segments} segments of images in {plan.work.folder}; go on "
+                "with --resume"
+            )
         raise
     lock.release()
 
@@ -121,15 +125,18 @@ def _reusable(plan: Plan) -> int:
     return sum(size for key, size in stored if is_data(key))
 
 
-def _tidy(plan: Plan, made_folder: bool, lock: PlaceLock) -> None:
-    """After an error: keep what `resume` can use, else remove what was written.
+def _tidy(plan: Plan, made_folder: bool, lock: PlaceLock) -> int:
+    """After an error: keep what `resume` can use, else remove what was written; segments kept.
 
     Never raises: the error that ended the build is what the user must see.
     """
+    done = 0
     with suppress(OSError, StoreError):
-        if plan.place.size(COMPLETE) is None and not plan.work.segments_done():
+        done = len(plan.work.segments_done())
+        if plan.place.size(COMPLETE) is None and not done:
             shutil.rmtree(plan.work.folder, ignore_errors=True)
     with suppress(OSError, StoreError):
         lock.release()
         if made_folder and plan.place.local is not None and not plan.place.keys():
             plan.place.local.rmdir()
+    return done

@@ -150,11 +150,11 @@ def test_what_cannot_be_read_is_refused_at_once(store: Store, tmp_path: Path) ->
 
 
 def test_an_error_in_a_worker_reaches_the_caller(copied: Path) -> None:
-    from isae.store.layout import shard_file
+    from isae.store.layout import shard_key
 
     store = open_store(copied)
     data = store.dataset(LAYER, BATCH, seed=0)
-    path = shard_file(copied / "stride16" / LAYER, 0)
+    path = copied / shard_key(f"stride16/{LAYER}", 0)
     path.write_bytes(path.read_bytes()[:-1])
     for workers in (0, 1):
         with pytest.raises(StoreError, match="mixed4a"):

@@ -1,4 +1,4 @@
-"""A build killed at any moment leaves a folder that readers refuse and --overwrite replaces."""
+"""A build killed at any moment is refused by readers; --resume completes it to the same bytes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ import pytest
 from isae.errors import IsaeError
 from isae.store import BuildConfig, build_store, open_store, verify_store
 
-COMMAND = [sys.executable, "-m", "isae.store.cli", "build", "--images", "synthetic:48"]
-OPTIONS = ["--layers", "mixed4a", "--size", "48", "--workers", "0", "--quiet"]
+IMAGES = 96
+# Small segments, so that there is something to resume from.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from isae.store import plan, cli; plan.SEGMENT_BYTES = 60_000; cli.main()",
+    "build",
+    "--images",
+    f"synthetic:{IMAGES}",
+]
+OPTIONS = ["--layers", "mixed4a", "--size", "48", "--workers", "0", "--batch-size", "8", "--quiet"]
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -29,65 +38,108 @@ def start(out: Path, *more: str) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_until_building(out: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_until_building(out: Path, process: subprocess.Popen[bytes], segments: int = 0) -> None:
+    """Until the build has begun, and so many segments are done."""
     deadline = time.monotonic() + 120
-    mark = out / "building.json"
-    while process.poll() is None and not (mark.exists() and mark.stat().st_size):
+    work = out / "work"
+    while process.poll() is None:
+        if (work / "plan.json").exists() and len(list(work.glob("segment-*"))) >= segments:
+            return
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.soak)])
-def test_killed_builds_are_refused_and_replaced(tmp_path: Path, kills: int) -> None:
-    out = tmp_path / "store"
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("whole") / "store"
     config = BuildConfig(
-        images="synthetic:48", layers=("mixed4a",), size=48, workers=0, out=str(tmp_path / "whole")
+        images=f"synthetic:{IMAGES}",
+        layers=("mixed4a",),
+        size=48,
+        workers=0,
+        batch_size=8,
+        out=str(out),
     )
-    expected = build_store(config)["content_id"]
+    return str(build_store(config)["content_id"])
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
+def test_killed_builds_are_refused_and_resumed_to_the_same_content(
+    tmp_path: Path, expected: str, kills: int
+) -> None:
     generator = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
-    unfinished = 0
-    for _ in range(kills):
-        process = start(out, "--overwrite")
-        wait_until_building(out, process)
-        time.sleep(float(generator.uniform(0, 1.0)))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if (out / "COMPLETE").exists():
-            assert open_store(out).content_id == expected
-            continue
-        unfinished += 1
-        with pytest.raises(IsaeError, match=r"did not finish|found nothing there"):
-            open_store(out)
-        again = start(out)
-        error = again.communicate()[1].decode()
-        assert again.returncode == 2
-        assert "found an unfinished store" in error
-        assert "--overwrite" in error
+    unfinished, resumed_work = 0, 0
+    for number in range(kills):
+        out = tmp_path / f"store{number}"
+        for _ in range(int(generator.integers(1, 4))):
+            process = start(out, "--resume")
+            wait_until_building(out, process)
+            time.sleep(float(generator.uniform(0, 1.5)))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            if not (out / "COMPLETE").exists():
+                unfinished += 1
+                with pytest.raises(IsaeError, match=r"did not finish|found nothing there"):
+                    open_store(out)
+        resumed_work += len(list((out / "work").glob("segment-*")))
+        last = start(out, "--resume", "--json")
+        output, error = last.communicate()
+        assert last.returncode == 0, error
+        assert json.loads(output)["content_id"] == expected
+        assert verify_store(out) == []
+        assert not (out / "work").exists()
+        assert not (out / "building.json").exists()
     assert unfinished > 0
+    assert resumed_work > 0
+
+
+def test_an_unfinished_build_is_not_overwritten_unasked(tmp_path: Path, expected: str) -> None:
+    out = tmp_path / "store"
+    process = start(out)
+    wait_until_building(out, process, segments=1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = start(out)
+    error = again.communicate()[1].decode()
+    assert again.returncode == 2
+    assert "found an unfinished store" in error
+    assert "--resume" in error
+    other = start(out, "--resume", "--seed", "5")
+    error = other.communicate()[1].decode()
+    assert other.returncode == 2
+    assert "seed 5 instead of 0" in error
     last = start(out, "--overwrite", "--json")
-    output = last.communicate()[0]
-    assert last.returncode == 0
-    assert json.loads(output)["content_id"] == expected
-    assert verify_store(out) == []
+    assert json.loads(last.communicate()[0])["content_id"] == expected
+    once_more = start(out, "--resume", "--json")
+    assert json.loads(once_more.communicate()[0])["content_id"] == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6])
-def test_an_interrupted_build_removes_what_it_wrote(
-    tmp_path: Path, number: signal.Signals, delay: float
+def test_an_interrupted_build_keeps_what_it_did(
+    tmp_path: Path, number: signal.Signals, expected: str
 ) -> None:
     out = tmp_path / "store"
     process = start(out)
-    wait_until_building(out, process)
-    time.sleep(delay)
+    wait_until_building(out, process, segments=2)
     process.send_signal(number)
     error = process.communicate()[1].decode()
-    if process.returncode == 0:  # it was done before the signal came
-        assert delay > 0
-        assert verify_store(out) == []
-        return
     assert process.returncode == 130
     assert error == "interrupted\n"
+    assert not (out / "building.json").exists()
+    done = len(list((out / "work").glob("segment-*")))
+    assert done >= 2
+    again = start(out, "--resume", "--json")
+    output = again.communicate()[0]
+    assert json.loads(output)["content_id"] == expected
+
+
+def test_an_early_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    process = start(out, "--batch-size", str(IMAGES))
+    wait_until_building(out, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
     assert not out.exists()
 
 
@@ -97,13 +149,14 @@ def test_a_second_build_into_a_running_one_is_refused(tmp_path: Path) -> None:
     wait_until_building(out, first)
     first.send_signal(signal.SIGSTOP)
     try:
-        second = start(out, "--overwrite")
-        error = second.communicate()[1].decode()
+        for option in ("--overwrite", "--resume"):
+            second = start(out, option)
+            error = second.communicate()[1].decode()
+            assert second.returncode == 2
+            assert "expected no running build" in error
+            assert f"process {first.pid}" in error
     finally:
         first.send_signal(signal.SIGCONT)
-    assert second.returncode == 2
-    assert "expected no running build" in error
-    assert f'"pid": {first.pid}' in error
     first.communicate()
     assert first.returncode == 0
     assert verify_store(out) == []
