@@ -1,5 +1,5 @@
-"""What the kernels and the training step cost, against this machine's ceilings and against peers.
+"""What kernels, training steps and stores cost, against this machine's ceilings and against peers.
 
-`isae-bench kernels` and `isae-bench train`; `isae.benchmarks.device` does both where only torch,
-triton and numpy are installed.
+`isae-bench kernels`, `train`, `quality` and `store`; `isae.benchmarks.device` does the first two
+where only torch, triton and numpy are installed.
 """

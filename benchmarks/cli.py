@@ -190,6 +190,7 @@ def store(
     train_steps: Annotated[
         int, typer.Option(min=0, help="Training steps from the store and from memory each.")
     ] = 0,
+    latents: Annotated[int, typer.Option(min=64, help="Dictionary size of that training.")] = 8192,
     memory_rows: Annotated[
         str, typer.Option(help="Numbers of rows to measure memory with, comma-separated.")
     ] = "",
@@ -223,6 +224,7 @@ def store(
         threads=threads,
         cold=cold,
         train_steps=train_steps,
+        latents=latents,
         memory_rows=_numbers("--memory-rows", memory_rows),
         seed=seed,
     )

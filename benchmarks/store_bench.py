@@ -16,7 +16,7 @@ from isae.benchmarks.measure import NORMAL, Effort, commit, machine, versions
 from isae.benchmarks.store_build import Order, bench_build
 from isae.benchmarks.store_codec import has_codecs
 from isae.benchmarks.store_memory import bench_memory
-from isae.benchmarks.store_peers import Peer
+from isae.benchmarks.store_peer import Peer
 from isae.benchmarks.store_read import bench_read
 from isae.benchmarks.store_training import bench_training_from_store
 from isae.errors import ConfigError
@@ -93,12 +93,12 @@ def bench_store(
     }
     with tempfile.TemporaryDirectory(prefix="isae-bench-") as name:
         folder = Path(name)
-        stores = [(job.store, "as built")] if job.store is not None else []
+        stores = [job.store] if job.store is not None else []
         stores += _builds(job, folder, effort, result, note)
-        for number, (path, codec) in enumerate(stores):
+        for number, path in enumerate(stores):
             own = folder / f"read{number}"
             own.mkdir()
-            _read(job, path, codec, own, result, (peers, effort, device, note))
+            _read(job, path, own, result, (peers, effort, device, note))
         if job.memory_rows:
             result["memory"] = bench_memory(
                 list(job.memory_rows),
@@ -118,9 +118,9 @@ def _builds(
     effort: Effort,
     result: dict[str, Any],
     note: Callable[[str], None],
-) -> list[tuple[Path, str]]:
+) -> list[Path]:
     """Measure the builds; those of the first size stay to be read."""
-    found: list[tuple[Path, str]] = []
+    found: list[Path] = []
     if job.images is None:
         return found
     layers = job.build_layers or (job.layer,)
@@ -131,7 +131,7 @@ def _builds(
             order = Order(job.images, layers, size, codec, job.limit, job.seed)
             result["build"].append(bench_build(order, own, effort, note))
             if size == job.sizes[0]:
-                found.append((own / "store", codec or "default"))
+                found.append(own / "store")
             else:
                 shutil.rmtree(own)
     return found
@@ -140,13 +140,13 @@ def _builds(
 def _read(
     job: StoreJob,
     path: Path,
-    codec: str,
     folder: Path,
     result: dict[str, Any],
     means: tuple[list[type[Peer]], Effort, torch.device, Callable[[str], None]],
 ) -> None:
     peers, effort, device, note = means
     store = open_store(path)
+    codec = str(store.manifest.get("config", {}).get("codec", "zstd-1"))
     named = {"content_id": store.content_id, "layer": job.layer, "codec": codec}
     size: dict[str, Any] = {
         "rows": job.rows,

@@ -2,7 +2,7 @@
 
 The rows are real activations of an early layer of small pictures, which are cheap: 256 rows an
 image, all of them through the whole build. Counted is everything: Python, torch, the weights, and
-of a build also its largest decoding process.
+of a build also its decoding processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from isae.benchmarks.store_build import Order
 from isae.benchmarks.store_child import in_child
-from isae.benchmarks.store_read import our_readers
+from isae.benchmarks.store_ours import our_readers
 
 LAYER, SIZE = "conv2d2", 64
 ROWS_PER_IMAGE = 256
@@ -41,7 +41,7 @@ def bench_memory(
         one = _measure(count, folder / "memory", codec, batch, threads, seed)
         first = found[0] if found else one
         for task in ("build", "read"):
-            one[f"{task}_growth"] = one[f"{task}_bytes"] / first[f"{task}_bytes"] - 1
+            one[f"{task}_growth"] = one[f"{task}_bytes"] / max(1, first[f"{task}_bytes"]) - 1
         found.append(one)
     return found
 
@@ -64,7 +64,7 @@ def _measure(
     shutil.rmtree(out)
     return {
         "rows": rows,
-        "build_bytes": _peak(build["memory"]) + build["memory"]["largest_worker_bytes"],
+        "build_bytes": _peak(build["memory"]),
         "read_bytes": _peak(read),
         "build": build["memory"],
         "read": read,
@@ -72,4 +72,5 @@ def _measure(
 
 
 def _peak(memory: dict[str, int]) -> int:
-    return memory.get("before_bytes", 0) + memory.get("growth_bytes", 0)
+    """Of a process and its children; 0 where the system does not say."""
+    return sum(memory.get(f"{part}_bytes", 0) for part in ("before", "growth", "children"))

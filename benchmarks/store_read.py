@@ -7,41 +7,38 @@ A ratio is of two readers in one turn.
 
 MB/s are rows x channels x item size of the values given, over the time from opening to the last
 row: float32 shards of float16 values count as half. Writing ends when the disk has the files; the
-store's is that of the second phase of its own build. Memory is measured in a process of its own
+store's is that of the second phase of its own build. A reader that keeps rows in memory is timed
+after its first epoch. Memory is measured in a process of its own
 (store_child.py).
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 
 from isae.benchmarks.measure import Effort, summarise
 from isae.benchmarks.shuffle_quality import RowBook, epoch_hashes
-from isae.benchmarks.store_child import in_child
 from isae.benchmarks.store_codec import bench_codecs
-from isae.benchmarks.store_peers import (
+from isae.benchmarks.store_ours import Reader, drop_page_cache, measured_memory, our_readers
+from isae.benchmarks.store_peer import (
     INSTALL,
-    PEERS,
     Array,
-    Batches,
     Job,
     Peer,
-    ZarrDefault,
     files_of,
     start_peer,
     to_disk,
     version,
 )
+from isae.benchmarks.store_zarr import ZarrDefault
 from isae.errors import DataError, StoreError
 from isae.store import Store, open_store
 
@@ -50,70 +47,6 @@ WRITES = 3
 CODEC_ROWS = 16384
 """Rows on which codecs are measured alone."""
 Note = Callable[[str], None]
-
-
-class Reader(Protocol):
-    """What is measured."""
-
-    @property
-    def name(self) -> str:
-        """How it is called."""
-
-    @property
-    def note(self) -> str:
-        """What it is."""
-
-    def batches(self, seed: int) -> Batches:
-        """Endless batches [B, C], from opening the files on."""
-
-
-@dataclass(frozen=True)
-class Ours:
-    """isae's own reader of the first `rows` training rows of a layer."""
-
-    path: str
-    layer: str
-    rows: int
-    batch: int
-    threads: int | None = None
-    cache: str | None = None
-
-    @property
-    def name(self) -> str:
-        """isae, then what was asked for."""
-        words = [f"{self.threads}t"] if self.threads else []
-        return "-".join(["isae", *words, *([self.cache] if self.cache else [])])
-
-    @property
-    def note(self) -> str:
-        """What it is."""
-        threads = f", {self.threads} threads" if self.threads else ""
-        return f"isae{threads}" + (f", cache={self.cache}" if self.cache else "")
-
-    def batches(self, seed: int) -> Batches:
-        """As a training reads them."""
-        store = open_store(self.path)
-        # As if the other rows were held out: a store is longer than what everybody copies.
-        store.layers[self.layer] = replace(store.layer(self.layer), train_rows=self.rows)
-        wanted = {"threads": self.threads, "cache": self.cache}
-        options: dict[str, Any] = {
-            name: value for name, value in wanted.items() if value is not None
-        }
-        return cast(Batches, store.batches(self.layer, self.batch, seed=seed, **options))
-
-
-def our_readers(path: Path, layer: str, rows: int, batch: int, threads: int) -> list[Ours]:
-    """Our readers, the one with `threads` first: as many as this version of the store has."""
-    known = inspect.signature(Store.batches).parameters
-    plain = Ours(str(path), layer, rows, batch)
-    if "threads" in known:
-        found = [replace(plain, threads=threads)]
-        found += [replace(plain, threads=one) for one in (1, 2) if one != threads]
-    else:
-        found = [plain]
-    if "cache" in known:
-        found.append(replace(found[0], cache="ram"))
-    return found
 
 
 @dataclass
@@ -182,7 +115,7 @@ def bench_read(
     _compare(good)
     for entry in good if memory else []:
         note(f"{entry.reader.name}: memory")
-        entry.row["memory"] = _memory(entry.reader, job)
+        entry.row["memory"] = measured_memory(entry.reader, job)
     return {
         "rows": rows,
         "channels": stored.channels,
@@ -312,6 +245,10 @@ def _turn(reader: Reader, job: Job, seed: int, effort: Effort, cold: bool) -> tu
     with closing(reader.batches(seed)) as batches:
         count = len(next(batches))
         first = time.perf_counter() - started
+        if reader.fills_memory:
+            while count < job.rows:
+                count += len(next(batches))
+            count, started = 0, time.perf_counter()
         for batch_BC in batches:
             count += len(batch_BC)
             seconds = time.perf_counter() - started
@@ -328,29 +265,6 @@ def _compare(entries: list[Entry]) -> None:
         row["first_batch_s"] = summarise(row["turns_first_batch_s"]).json()
         pairs = zip(entries[0].row["turns_mb_per_s"], row["turns_mb_per_s"], strict=True)
         row["first_times_faster"] = summarise([ours / its for ours, its in pairs]).json()
-
-
-def _memory(reader: Reader, job: Job) -> dict[str, Any]:
-    if isinstance(reader, Ours):
-        kind = {"reader": "isae", "options": asdict(reader)}
-    else:
-        peer = cast(Peer, reader)
-        kind = {"reader": peer.name, "options": asdict(peer.job)}
-    return in_child({"task": "read", **kind, "rows": job.rows, "seed": job.seed})
-
-
-def reader_of(kind: str, options: dict[str, Any]) -> Reader:
-    """The reader that a parent process described."""
-    if kind == "isae":
-        return Ours(**options)
-    return PEERS[kind](Job(**options))
-
-
-def drop_page_cache(files: list[Path]) -> None:
-    """Ask the system to forget what it holds of files; what is not on the disk yet stays."""
-    for path in files:
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _page_cache(cold: bool) -> str:

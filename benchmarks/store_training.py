@@ -20,7 +20,7 @@ import torch
 
 from isae.benchmarks.measure import summarise
 from isae.benchmarks.peers import Job
-from isae.benchmarks.store_read import Ours, our_readers
+from isae.benchmarks.store_ours import Ours, our_readers
 from isae.benchmarks.training import Ours as Trainer
 from isae.benchmarks.workloads import Workload
 from isae.store import open_store

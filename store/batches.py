@@ -6,12 +6,13 @@ each byte is written twice and read once besides decoding. Rows that are in memo
 gathered from where they are, without a window's buffer.
 
 In memory at once, beside what the caller keeps: two windows (`WINDOW_BLOCKS` blocks of
-`BLOCK_ROWS` rows each; none where rows are in memory) and `threads` + 2 slabs, a slab being the
+`BLOCK_ROWS` rows each; none where rows are in memory) and `threads` + 3 slabs, a slab being the
 larger of a batch and about `SLAB_BYTES` or a quarter of a window.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ def _batches(
     pipeline = Pipeline(
         plan_windows(order, deal, together),
         _memory(source, order, first_row),
-        (_pinned if pinned else _ordinary)(columns, dtype),
+        (_pinned if pinned else _ordinary)(columns, dtype, threads + 3),
         threads,
     )
     try:
@@ -102,15 +103,29 @@ def _kind(source: RowSource) -> tuple[int, np.dtype[Any]]:
     return int(known.shape[1]), np.dtype(known.dtype)
 
 
-def _ordinary(columns: int, dtype: np.dtype[Any]) -> Allocate:
+def _ordinary(columns: int, dtype: np.dtype[Any], most: int) -> Allocate:
+    # Memory that nobody looks at any more is used again: fresh pages cost as much as the gathering.
+    # A batch is a view of its slab's array, so that array lives as long as any of its batches. The
+    # memory is no array's: NumPy lets views of views refer to the array that owns the memory.
+    lent: list[tuple[weakref.ref[Array], bytearray]] = []
+
     def allocate(rows: int) -> tuple[Any, Array]:
-        array = np.empty((rows, columns), dtype)
+        size = rows * columns * dtype.itemsize
+        for place, (user, memory) in enumerate(lent):
+            if user() is None and len(memory) == size:
+                del lent[place]
+                break
+        else:
+            memory = bytearray(size)
+            del lent[: max(0, len(lent) + 1 - most)]
+        array: Array = np.ndarray((rows, columns), dtype, buffer=memory)
+        lent.append((weakref.ref(array), memory))
         return array, array
 
     return allocate
 
 
-def _pinned(columns: int, dtype: np.dtype[Any]) -> Allocate:
+def _pinned(columns: int, dtype: np.dtype[Any], most: int) -> Allocate:
     import torch
 
     kind = torch.from_numpy(np.empty(0, dtype)).dtype

@@ -13,11 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from isae.benchmarks import cli, store_build, store_child, store_memory, store_peers, store_read
+from isae.benchmarks import (
+    cli,
+    store_build,
+    store_child,
+    store_memory,
+    store_ours,
+    store_peer,
+    store_peers,
+    store_read,
+)
 from isae.benchmarks.measure import Effort
 from isae.benchmarks.shuffle_quality import RowBook, epoch_hashes, ideal, pairs_of, row_hashes
 from isae.benchmarks.store_codec import bench_codecs
-from isae.benchmarks.store_peers import PEERS, Batches, Job, Peer
+from isae.benchmarks.store_peer import Batches, Job, Peer
+from isae.benchmarks.store_peers import PEERS
 from isae.errors import DataError, UnknownNameError
 from isae.randomness import keyed_rng
 from isae.store import BuildConfig, build_store, open_store
@@ -124,7 +134,7 @@ def job_of(store: Path, folder: Path, rows: int, batch: int = 64, block: int = 1
 def test_every_peer_gives_every_row_once_in_each_epoch(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_peers, "WINDOW_ROWS", 256)
+    monkeypatch.setattr(store_peer, "WINDOW_ROWS", 256)
     rows = rows_like(1000, 24)
     book = RowBook(rows, np.arange(1000) // 7)
     peer = PEERS[name](job_of(store, tmp_path, 1000))
@@ -286,8 +296,8 @@ def test_memory_is_that_of_what_is_held() -> None:
 
 def test_a_reader_is_measured_in_a_process_of_its_own(store: Path) -> None:
     job = store_read._job(store / open_store(store).layer(LAYER).array, rows_like(9, 508), 3, 0)
-    ours = store_read.our_readers(store, LAYER, 900, 100, 2)[0]
-    found = store_read._memory(ours, job)
+    ours = store_ours.our_readers(store, LAYER, 900, 100, 2)[0]
+    found = store_ours.measured_memory(ours, job)
     assert found == {} or 0 <= found["growth_bytes"] < 200 << 20
 
 
@@ -343,9 +353,11 @@ def run(monkeypatch: pytest.MonkeyPatch, arguments: str) -> int:
 def test_the_command_prints_a_table_and_writes_json(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store_read, "in_child", lambda task: {})
+    monkeypatch.setattr(store_ours, "in_child", lambda task: {})
     out = tmp_path / "out.json"
-    options = f"--layer {LAYER} --batch-size 64 --peers memmap --seconds 0 --train-steps 2"
+    options = (
+        f"--layer {LAYER} --batch-size 64 --peers memmap --seconds 0 --train-steps 2 --latents 128"
+    )
     assert run(monkeypatch, f"{store} {options} --out {out}") == 0
     table = capsys.readouterr().out
     assert max(map(len, table.splitlines())) <= 80
@@ -360,7 +372,7 @@ def test_exit_code_1_where_a_reader_gives_other_rows(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(store_peers.PEERS, Careless.name, Careless)
-    monkeypatch.setattr(store_read, "in_child", lambda task: {})
+    monkeypatch.setattr(store_ours, "in_child", lambda task: {})
     options = f"--layer {LAYER} --batch-size 64 --peers careless --seconds 0"
     assert run(monkeypatch, f"{store} {options}") == cli.EXIT_FAILED_CHECK
     assert "careless       FAILED: expected every row once" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,17 +197,20 @@ def test_batches_that_are_kept_stay_as_they_are() -> None:
 def test_a_rank_reads_only_the_windows_that_it_needs() -> None:
     source = Slow(rows_of(48 * 6))
     read(source, 48 * 6, 48, 3, seed=0, rank=1, ranks=3, threads=1)
-    # Batches 1, 4 and 7 of 48 rows are windows 1, 4 and, of the next epoch, 1, each of 3 blocks;
-    # one window more may have been begun.
-    assert 3 * 3 <= len(source.reads) <= 3 * 5
+    # A batch is a window; those numbered 1 and 4 of every epoch are needed, three blocks each.
+    rows = make_order(48 * 6, Deal(48), 0)
+    needed = [rows.window_at(48 * number).blocks for number in (1, 4, 7, 10, 13, 16, 19)]
+    expected = [block for blocks in needed for block in blocks]
+    assert len(source.reads) >= 9
+    assert source.reads == expected[: len(source.reads)]
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_reading_ahead_is_bounded(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two windows and `threads` + 2 slabs, however long the caller takes."""
+    """Two windows, and `threads` + 1 slabs ahead, however long the caller takes."""
     taken = []
 
-    def watched(columns: int, dtype: np.dtype[Any]) -> Any:
+    def watched(columns: int, dtype: np.dtype[Any], most: int) -> Any:
         def allocate(rows: int) -> tuple[np.ndarray, np.ndarray]:
             taken.append(rows)
             array = np.empty((rows, columns), dtype)
@@ -224,6 +228,31 @@ def test_reading_ahead_is_bounded(threads: int, monkeypatch: pytest.MonkeyPatch)
     done = len(taken) * 12 // 48  # windows of 48 rows in three blocks, gathered from to the end
     assert 3 * (done + 1) <= len(source.reads) <= 3 * (done + 2)
     iterator.close()  # type: ignore[attr-defined]
+
+
+def addresses(source: Any, hold: int, count: int = 200) -> set[int]:
+    """Where batches lie whose caller keeps the last `hold` of them, a batch a slab."""
+    kept: list[Any] = []
+    found = set()
+    iterator = shuffled_batches(source, 4800, 12, seed=0, threads=2)
+    for batch in islice(iterator, count):
+        kept = [*kept, torch.from_numpy(batch)[3:]][-hold:]
+        found.add(batch.__array_interface__["data"][0])
+    iterator.close()  # type: ignore[attr-defined]
+    return found
+
+
+def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
+    """Slabs are the caller's batch, the one before it, and three ahead."""
+    assert len(addresses(Slow(rows_of(4800)), hold=1)) <= 5
+    # Parts of batches that only torch knows of: none of their memory is used again.
+    kept, copies = [], []
+    for batch in islice(shuffled_batches(Slow(rows_of(4800)), 4800, 12, seed=0), 100):
+        kept.append(torch.from_numpy(batch)[5:7])
+        copies.append(batch[5:7].copy())
+    for one, other in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other)
+    assert len({one.data_ptr() for one in kept}) == 100
 
 
 def running() -> int:
@@ -295,7 +324,7 @@ def test_an_error_before_the_first_batch() -> None:
 
 
 def test_too_little_memory_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(columns: int, dtype: np.dtype[Any]) -> Any:
+    def refuse(*_: Any) -> Any:
         def allocate(rows: int) -> Any:
             raise MemoryError("none left")
 

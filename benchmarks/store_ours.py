@@ -1,0 +1,114 @@
+"""Readers of a store's rows as `isae-bench store` measures them: isae's own, and any in a process.
+
+Shapes: B rows of a batch, C channels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from isae.benchmarks.store_child import in_child
+from isae.benchmarks.store_peer import Batches, Job, Peer
+from isae.benchmarks.store_peers import PEERS
+from isae.store import Store, open_store
+
+
+class Reader(Protocol):
+    """What is measured."""
+
+    @property
+    def name(self) -> str:
+        """How it is called."""
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+
+    @property
+    def fills_memory(self) -> bool:
+        """Whether later epochs come from memory."""
+
+    def batches(self, seed: int) -> Batches:
+        """Endless batches [B, C], from opening the files on."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """isae's own reader of the first `rows` training rows of a layer."""
+
+    path: str
+    layer: str
+    rows: int
+    batch: int
+    threads: int | None = None
+    cache: str | None = None
+
+    @property
+    def name(self) -> str:
+        """isae, then what was asked for."""
+        words = [f"{self.threads}t"] if self.threads else []
+        return "-".join(["isae", *words, *([self.cache] if self.cache else [])])
+
+    @property
+    def note(self) -> str:
+        """What it is."""
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"isae{threads}" + (f", cache={self.cache}, later epochs" if self.cache else "")
+
+    @property
+    def fills_memory(self) -> bool:
+        """Whether it has a cache."""
+        return self.cache is not None
+
+    def batches(self, seed: int) -> Batches:
+        """As a training reads them."""
+        store = open_store(self.path)
+        # As if the other rows were held out: a store is longer than what everybody copies.
+        store.layers[self.layer] = replace(store.layer(self.layer), train_rows=self.rows)
+        wanted = {"threads": self.threads, "cache": self.cache}
+        options: dict[str, Any] = {
+            name: value for name, value in wanted.items() if value is not None
+        }
+        return cast(Batches, store.batches(self.layer, self.batch, seed=seed, **options))
+
+
+def our_readers(path: Path, layer: str, rows: int, batch: int, threads: int) -> list[Ours]:
+    """Our readers, the one with `threads` first: as many as this version of the store has."""
+    known = inspect.signature(Store.batches).parameters
+    plain = Ours(str(path), layer, rows, batch)
+    if "threads" in known:
+        found = [replace(plain, threads=threads)]
+        found += [replace(plain, threads=one) for one in (1, 2) if one != threads]
+    else:
+        found = [plain]
+    if "cache" in known:
+        found.append(replace(found[0], cache="ram"))
+    return found
+
+
+def measured_memory(reader: Reader, job: Job) -> dict[str, Any]:
+    """Memory that one epoch takes (see store_child.py), in a process of its own."""
+    if isinstance(reader, Ours):
+        kind = {"reader": "isae", "options": asdict(reader)}
+    else:
+        peer = cast(Peer, reader)
+        kind = {"reader": peer.name, "options": asdict(peer.job)}
+    return in_child({"task": "read", **kind, "rows": job.rows, "seed": job.seed})
+
+
+def reader_of(kind: str, options: dict[str, Any]) -> Reader:
+    """The reader that a parent process described."""
+    if kind == "isae":
+        return Ours(**options)
+    return PEERS[kind](Job(**options))
+
+
+def drop_page_cache(files: list[Path]) -> None:
+    """Ask the system to forget what it holds of files; what is not on the disk yet stays."""
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
