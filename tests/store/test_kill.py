@@ -63,7 +63,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_store(config)["content_id"])
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
 def test_killed_builds_are_refused_and_resumed_to_the_same_content(
     tmp_path: Path, expected: str, kills: int
 ) -> None:
