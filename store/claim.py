@@ -13,13 +13,17 @@ from isae.store import manifest
 from isae.store.layout import BUILDING, COMPLETE, is_data
 from isae.store.locks import PlaceLock
 from isae.store.plan import Job, check_disk
+from isae.store.ranks import Ranks
 
 
 @contextmanager
 def claimed(
-    job: Job, overwrite: bool, resume: bool, reporter: Reporter
+    job: Job, overwrite: bool, resume: bool, reporter: Reporter, ranks: Ranks | None = None
 ) -> Iterator[manifest.Manifest | None]:
-    """Hold the place for this build; yields the manifest if there is nothing left to do."""
+    """Hold the place for this build, also for the other processes of `ranks`.
+
+    Yields the manifest if there is nothing left to do.
+    """
     place = job.place
     made_folder = place.local is not None and not place.local.exists()
     _check_may_write(job, overwrite, resume)
@@ -29,23 +33,14 @@ def claimed(
     lock.take({})
     try:
         yield _begin(job, overwrite, resume, reporter)
-    except BaseException:
-        if done := _tidy(job, made_folder, lock):
+    except BaseException as error:
+        alone = ranks is None or ranks.end(error)
+        if done := _tidy(job, made_folder, lock, alone):
             reporter.say(
                 f"kept {done} of {job.segments} segments in {job.work.folder}; go on with --resume"
             )
         raise
     lock.release()
-
-
-def check_shared(plan: Plan) -> None:
-    """Raise StoreError unless this process sees the work folder that the first one began."""
-    if plan.work.plan != plan.identity():
-        raise StoreError(
-            f"expected {plan.work.folder}, as the first process of this build began it, in "
-            f"process {plan.ranks.rank} too, found nothing or another build there; give --scratch "
-            "(and --out) on a disk that all machines share"
-        )
 
 
 def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
@@ -132,15 +127,16 @@ def _reusable(job: Job) -> int:
     return sum(size for key, size in stored if is_data(key))
 
 
-def _tidy(job: Job, made_folder: bool, lock: PlaceLock) -> int:
+def _tidy(job: Job, made_folder: bool, lock: PlaceLock, alone: bool) -> int:
     """After an error: keep what `resume` can use, else remove what was written; segments kept.
 
+    Nothing is removed unless `alone`: another process of the build may still be writing.
     Never raises: the error that ended the build is what the user must see.
     """
     done = 0
     with suppress(OSError, StoreError):
         done = len(job.work.segments_done())
-        if job.place.size(COMPLETE) is None and not done:
+        if job.place.size(COMPLETE) is None and not done and alone:
             shutil.rmtree(job.work.folder, ignore_errors=True)
     with suppress(OSError, StoreError):
         lock.release()

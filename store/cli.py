@@ -11,7 +11,7 @@ from isae import cli
 from isae.errors import ConfigError
 from isae.store.build import build_store
 from isae.store.config import BuildConfig
-from isae.store.ranks import EndedTogether, is_first
+from isae.store.ranks import EndedTogetherError, is_first, linger
 from isae.store.reader import open_store
 from isae.store.summary import describe, summarise
 from isae.store.tools_cli import register
@@ -97,8 +97,9 @@ def build(
     report = cli.reporter(quiet)
     try:
         manifest = build_store(config, overwrite=overwrite, resume=resume, reporter=report)
-    except EndedTogether as error:
+    except EndedTogetherError as error:
         report.say(str(error))
+        linger()
         raise typer.Exit(cli.EXIT_USER_ERROR) from None
     if not is_first():
         return
