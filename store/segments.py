@@ -147,10 +147,12 @@ class SegmentFile:
         try:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
+                if length > os.fstat(file.fileno()).st_size:
+                    raise ValueError("a header that ends behind the file")
                 self.header: dict[str, Any] = json.loads(file.read(length))
             self.base = 8 + length
             self.facts: dict[str, Any] = json.loads(self.header.pop("__metadata__")["isae"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreCorruptError(
                 f"expected {path} as a build wrote it, found {type(error).__name__}: {error}; "
                 "remove that file and run the build again with --resume"
