@@ -71,6 +71,8 @@ class Assembled:
     train_rows: Mapping[int, int]
     errors: Mapping[str, ErrorSums]
     """Of quantised layers."""
+    quantisers: Mapping[str, Quantiser]
+    """Of the same layers."""
     first_keys: Mapping[int, list[str]]
     """The first key of every unit, by stride: enough to make one unit anew."""
 
@@ -129,22 +131,34 @@ def array_form(
 
 
 def _forms(assembly: Assembly, segments: Sequence[SegmentFile]) -> list[GridForm]:
-    choice, plain = named_codec(assembly.codec), named_codec(INDEX_CODEC)
     forms = []
     for grid in assembly.grids:
         stride = grid.stride
         rows = sum(one.rows(f"{stride}.key") for one in segments)
         training = sum(int(one.facts["train_rows"][str(stride)]) for one in segments)
-        layers = {
-            name: array_form(rows, channels, assembly.dtype, choice)
-            for name, channels in grid.channels.items()
-        }
         quantisers = {}
         if assembly.dtype in QUANTISED:
             quantisers = {n: _quantiser(assembly.dtype, n, segments) for n in grid.channels}
-        index = array_form(rows, 3, "int32", plain)
-        forms.append(GridForm(stride, rows, training, index, layers, quantisers))
+        forms.append(grid_form(grid, (rows, training), assembly.dtype, assembly.codec, quantisers))
     return forms
+
+
+def grid_form(
+    grid: Grid,
+    rows: tuple[int, int],
+    dtype: str,
+    codec: str,
+    quantisers: Mapping[str, Quantiser],
+    shard_rows: int = SHARD_ROWS,
+) -> GridForm:
+    """How the arrays of a grid lie in their files; `rows` are all and the training rows."""
+    choice, plain = named_codec(codec), named_codec(INDEX_CODEC)
+    layers = {
+        name: array_form(rows[0], channels, dtype, choice, shard_rows)
+        for name, channels in grid.channels.items()
+    }
+    index = array_form(rows[0], 3, "int32", plain, shard_rows)
+    return GridForm(grid.stride, *rows, index, layers, quantisers)
 
 
 def _quantiser(dtype: str, layer: str, segments: Sequence[SegmentFile]) -> Quantiser:
@@ -158,34 +172,32 @@ def _make_units(assembly: Assembly, makers: Sequence[UnitMaker]) -> None:
     mine = every[assembly.ranks.rank :: assembly.ranks.size]
     todo = [(maker, number) for maker, number in mine if (maker.form.stride, number) not in done]
     total = sum(_unit_rows(maker, number) for maker, number in mine)
-    with (
-        assembly.reporter.task(total, "writing", "rows") as meter,
-        ThreadPoolExecutor(assembly.threads, thread_name_prefix="isae-write") as pool,
-    ):
+    with assembly.reporter.task(total, "writing", "rows") as meter:
         meter.skip_to(total - sum(_unit_rows(maker, number) for maker, number in todo))
-        for rows in _results(pool, todo, assembly):
+        for rows in make_units(todo, assembly.stop, assembly.threads):
             meter.advance(rows)
 
 
-def _results(
-    pool: ThreadPoolExecutor, todo: Sequence[tuple[UnitMaker, int]], assembly: Assembly
+def make_units(
+    todo: Sequence[tuple[UnitMaker, int]], stop: Interrupts, threads: int
 ) -> Iterator[int]:
     """Rows of each unit as it gets done; after an error or interrupt none is begun any more."""
     waiting: set[Future[int]] = set()
     rest = iter(todo)
-    try:
-        while True:
-            while len(waiting) < assembly.threads and (one := next(rest, None)) is not None:
-                waiting.add(pool.submit(one[0].make, one[1]))
-            if not waiting:
-                return
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
-            assembly.stop.check()
-    finally:
-        for future in waiting:
-            future.cancel()
+    with ThreadPoolExecutor(threads, thread_name_prefix="isae-write") as pool:
+        try:
+            while True:
+                while len(waiting) < threads and (one := next(rest, None)) is not None:
+                    waiting.add(pool.submit(one[0].make, one[1]))
+                if not waiting:
+                    return
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+                stop.check()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _unit_rows(maker: UnitMaker, number: int) -> int:
@@ -216,7 +228,8 @@ def _collect(assembly: Assembly, forms: Sequence[GridForm]) -> Assembled:
     files |= _write_metadata(assembly, forms)
     rows = {form.stride: form.rows for form in forms}
     training = {form.stride: form.train_rows for form in forms}
-    return Assembled(files, statistics, rows, training, errors, first_keys)
+    quantisers = {name: one for form in forms for name, one in form.quantisers.items()}
+    return Assembled(files, statistics, rows, training, errors, quantisers, first_keys)
 
 
 def _arrays(unit: SegmentFile, prefix: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isae.errors import ImageError
+from isae.errors import ImageError, StoreError
 from isae.images import BadImageTally, open_source
 from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Reporter
@@ -50,22 +50,24 @@ def build_store(
     until it is complete.
     """
     ranks = find_ranks()
-    plan = make_plan(config, ranks)
-    with deferred_interrupts() as stop, ExitStack() as stack:
-        ranks.check = stop.check
-        finished = None
-        if ranks.first:
-            finished = stack.enter_context(claimed(plan, overwrite, resume, reporter))
-        finished = ranks.share("claimed", finished)
-        if finished is None:
-            finished = _build(plan, reporter if ranks.first else QUIET, stop)
-        return finished
+    with ranks.together():
+        plan = make_plan(config, ranks)
+        with deferred_interrupts() as stop, ExitStack() as stack:
+            ranks.check = stop.check
+            finished = None
+            if ranks.first:
+                finished = stack.enter_context(claimed(plan, overwrite, resume, reporter, ranks))
+            finished = ranks.share("claimed", finished)
+            if finished is None:
+                _check_shared(plan)
+                finished = _build(plan, reporter if ranks.first else QUIET, stop)
+            return finished
 
 
 def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifest:
     counts = Counts()
     write_segments(plan, counts, reporter, stop)
-    plan.ranks.barrier("segments")
+    counts.extracted = plan.ranks.total("segments", counts.extracted)
     started = time.monotonic()
     found: manifest.Manifest | None = None
     if plan.ranks.first:
@@ -90,6 +92,16 @@ def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifes
         found = commit(assembly, done, described, lambda path: _write_images(plan, path))
     whole: manifest.Manifest = plan.ranks.share("manifest", found)
     return whole
+
+
+def _check_shared(plan: Plan) -> None:
+    """Raise StoreError unless this process sees the work folder that the first one began."""
+    if plan.work.plan != plan.identity():
+        raise StoreError(
+            f"expected {plan.work.folder}, as the first process of this build began it, in "
+            f"process {plan.ranks.rank} too, found nothing or another build there; give --scratch "
+            "(and --out) on a disk that all machines share"
+        )
 
 
 def _count(plan: Plan, counts: Counts) -> None:

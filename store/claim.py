@@ -12,39 +12,43 @@ from isae.progress import Reporter
 from isae.store import manifest
 from isae.store.layout import BUILDING, COMPLETE, is_data
 from isae.store.locks import PlaceLock
-from isae.store.plan import Plan, check_disk
+from isae.store.plan import Job, check_disk
+from isae.store.ranks import Ranks
 
 
 @contextmanager
 def claimed(
-    plan: Plan, overwrite: bool, resume: bool, reporter: Reporter
+    job: Job, overwrite: bool, resume: bool, reporter: Reporter, ranks: Ranks | None = None
 ) -> Iterator[manifest.Manifest | None]:
-    """Hold the place for this build; yields the manifest if there is nothing left to do."""
-    place = plan.place
+    """Hold the place for this build, also for the other processes of `ranks`.
+
+    Yields the manifest if there is nothing left to do.
+    """
+    place = job.place
     made_folder = place.local is not None and not place.local.exists()
-    _check_may_write(plan, overwrite, resume)
+    _check_may_write(job, overwrite, resume)
     if not resume:
-        check_disk(plan, _reusable(plan) if overwrite else 0)
+        check_disk(job, _reusable(job) if overwrite else 0)
     lock = PlaceLock(place, BUILDING)
     lock.take({})
     try:
-        yield _begin(plan, overwrite, resume, reporter)
-    except BaseException:
-        if done := _tidy(plan, made_folder, lock):
+        yield _begin(job, overwrite, resume, reporter)
+    except BaseException as error:
+        alone = ranks is None or ranks.end(error)
+        if done := _tidy(job, made_folder, lock, alone):
             reporter.say(
-                f"kept {done} of {plan.segments} segments of images in {plan.work.folder}; go on "
-                "with --resume"
+                f"kept {done} of {job.segments} segments in {job.work.folder}; go on with --resume"
             )
         raise
     lock.release()
 
 
-def _check_may_write(plan: Plan, overwrite: bool, resume: bool) -> None:
+def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
     """Raise StoreError unless the place is empty, or holds a store that may be replaced."""
-    place = plan.place
+    place = job.place
     if place.local is not None and not place.local.exists():
         return
-    is_store = manifest.is_store(place) or plan.work.plan is not None
+    is_store = manifest.is_store(place) or job.work.plan is not None
     if not is_store and place.keys():
         raise StoreError(
             f"expected {place.url} to be absent, empty or a store, found other files there; "
@@ -61,14 +65,12 @@ def _check_may_write(plan: Plan, overwrite: bool, resume: bool) -> None:
         )
 
 
-def _begin(
-    plan: Plan, overwrite: bool, resume: bool, reporter: Reporter
-) -> manifest.Manifest | None:
+def _begin(job: Job, overwrite: bool, resume: bool, reporter: Reporter) -> manifest.Manifest | None:
     """Make the place ready for segments and units; the manifest of a store that is complete."""
-    place, identity = plan.place, plan.identity()
-    begun = plan.work.plan
+    place, identity = job.place, job.identity()
+    begun = job.work.plan
     if resume and place.size(COMPLETE) is not None:
-        return _complete_already(plan)
+        return _complete_already(job)
     if resume and begun is not None:
         different = sorted(key for key in identity if identity[key] != begun.get(key))
         if different:
@@ -78,8 +80,8 @@ def _begin(
                 "same as before, or begin anew with --overwrite"
             )
         place.sweep()
-        count = len(plan.work.segments_done())
-        reporter.say(f"resuming: {count} of {plan.segments} segments of images are done")
+        count = len(job.work.segments_done())
+        reporter.say(f"resuming: {count} of {job.segments} segments are done")
         return None
     # A store loses its mark before anything else: a kill on the way leaves an unfinished one.
     place.delete(COMPLETE)
@@ -87,21 +89,21 @@ def _begin(
     for key, _ in stored:
         if key != BUILDING:
             place.delete(key)
-    shutil.rmtree(plan.work.folder, ignore_errors=True)
-    plan.work.folder.mkdir(parents=True)
-    plan.work.begin(identity)
-    reporter.say(check_disk(plan, 0))
+    shutil.rmtree(job.work.folder, ignore_errors=True)
+    job.work.folder.mkdir(parents=True)
+    job.work.begin(identity)
+    reporter.say(check_disk(job, 0))
     return None
 
 
-def _complete_already(plan: Plan) -> manifest.Manifest:
-    found = manifest.read(plan.place)
-    if found.get("identity") != plan.identity():
+def _complete_already(job: Job) -> manifest.Manifest:
+    found = manifest.read(job.place)
+    if found.get("identity") != job.identity():
         raise StoreError(
-            f"expected the store in {plan.place.url} to be of these images, weights and options, "
-            "found a complete one of others; choose another --out, or replace it with --overwrite"
+            f"expected the store in {job.place.url} to be of what this command names, found a "
+            "complete one of something else; choose another --out, or replace it with --overwrite"
         )
-    shutil.rmtree(plan.work.folder, ignore_errors=True)
+    shutil.rmtree(job.work.folder, ignore_errors=True)
     return found
 
 
@@ -120,23 +122,24 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence
     return "; ".join(parts)
 
 
-def _reusable(plan: Plan) -> int:
-    stored = plan.place.keys()
+def _reusable(job: Job) -> int:
+    stored = job.place.keys()
     return sum(size for key, size in stored if is_data(key))
 
 
-def _tidy(plan: Plan, made_folder: bool, lock: PlaceLock) -> int:
+def _tidy(job: Job, made_folder: bool, lock: PlaceLock, alone: bool) -> int:
     """After an error: keep what `resume` can use, else remove what was written; segments kept.
 
+    Nothing is removed unless `alone`: another process of the build may still be writing.
     Never raises: the error that ended the build is what the user must see.
     """
     done = 0
     with suppress(OSError, StoreError):
-        done = len(plan.work.segments_done())
-        if plan.place.size(COMPLETE) is None and not done:
-            shutil.rmtree(plan.work.folder, ignore_errors=True)
+        done = len(job.work.segments_done())
+        if job.place.size(COMPLETE) is None and not done and alone:
+            shutil.rmtree(job.work.folder, ignore_errors=True)
     with suppress(OSError, StoreError):
         lock.release()
-        if made_folder and plan.place.local is not None and not plan.place.keys():
-            plan.place.local.rmdir()
+        if made_folder and job.place.local is not None and not job.place.keys():
+            job.place.local.rmdir()
     return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,12 +11,13 @@ from isae import cli
 from isae.errors import ConfigError
 from isae.store.build import build_store
 from isae.store.config import BuildConfig
-from isae.store.manifest import Manifest
+from isae.store.ranks import EndedTogetherError, is_first, linger
 from isae.store.reader import open_store
+from isae.store.summary import describe, summarise
+from isae.store.tools_cli import register
 from isae.store.verify import verify_store
 
 EXIT_DAMAGED = 1
-ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1, "float8_e4m3": 1}
 
 app = cli.new_app("Build, describe and check activation stores.")
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="Folder of the store.")]
@@ -93,7 +94,15 @@ def build(
     )
     if overwrite and resume:
         raise ConfigError("expected --resume or --overwrite, found both; choose one")
-    manifest = build_store(config, overwrite=overwrite, resume=resume, reporter=cli.reporter(quiet))
+    report = cli.reporter(quiet)
+    try:
+        manifest = build_store(config, overwrite=overwrite, resume=resume, reporter=report)
+    except EndedTogetherError as error:
+        report.say(str(error))
+        linger()
+        raise typer.Exit(cli.EXIT_USER_ERROR) from None
+    if not is_first():
+        return
     results = summarise(out, manifest)
     cli.finish(results, as_json=as_json, lines=lambda: describe(results))
 
@@ -127,56 +136,7 @@ def verify(
         raise typer.Exit(EXIT_DAMAGED)
 
 
-def summarise(path: str, manifest: Manifest) -> dict[str, Any]:
-    """The results of `build` and `info`: the manifest, with sizes instead of the list of files."""
-    files = manifest["files"]
-    item = ITEM_BYTES[manifest["dtype"]]
-    layers = {}
-    for name, layer in manifest["layers"].items():
-        own = f"{layer['array']}/"
-        stored = sum(one["bytes"] for file, one in files.items() if file.startswith(own))
-        raw = layer["rows"] * layer["channels"] * item
-        layers[name] = {**layer, "stored_bytes": stored, "raw_bytes": raw}
-    return {
-        "store": str(Path(path)),
-        **{key: value for key, value in manifest.items() if key not in ("files", "layers")},
-        "layers": layers,
-        "stored_bytes": sum(one["bytes"] for one in files.values()),
-        "raw_bytes": sum(layer["raw_bytes"] for layer in layers.values()),
-        "files": len(files),
-    }
-
-
-def describe(results: dict[str, Any]) -> str:
-    """The same for a person, within 80 columns."""
-    images, model, measured = results["images"], results["model"], results["measured"]
-    bad = images["unreadable"]["count"]
-    unreadable = f", {bad} unreadable" if bad else ""
-    lines = [
-        f"store      {results['store']}",
-        f"images     {images['used']:,} of {images['spec']}",
-        f"           {images['held_out']:,} held out{unreadable}; {results['size']} pixels",
-        f"model      {model['name']}, weights {model['weights']}, "
-        f"{model['compute_dtype']} on {model['device']}",
-        f"positions  {results['positions']}, {results['dtype']}, "
-        f"codec {results.get('codec', 'zstd')[:24]}, seed {results['seed']}",
-        f"content    {results['content_id'][:16]}",
-        f"built      {results['finished']}, {measured['images_per_second']:,.1f} images/s, "
-        f"{measured['extract_seconds'] + measured['write_seconds']:,.0f} s in all",
-        f"on disk    {results['stored_bytes'] / 1e6:,.1f} MB, "
-        f"raw {results['raw_bytes'] / 1e6:,.1f} MB",
-        "",
-        f"{'layer':<14}{'channels':>9}{'grid':>8}{'rows':>12}{'held out':>11}{'MB':>9}{'ratio':>8}",
-    ]
-    for name, layer in results["layers"].items():
-        grid = "x".join(str(side) for side in layer["grid"])
-        held_out = layer["rows"] - layer["train_rows"]
-        ratio = layer["raw_bytes"] / max(layer["stored_bytes"], 1)
-        lines.append(
-            f"{name:<14}{layer['channels']:>9}{grid:>8}{layer['rows']:>12,}{held_out:>11,}"
-            f"{layer['stored_bytes'] / 1e6:>9,.1f}{ratio:>8.2f}"
-        )
-    return "\n".join(lines)
+register(app)
 
 
 def main() -> None:

@@ -102,6 +102,7 @@ def describe_layer(info: LayerInfo, grid: Grid, done: Assembled) -> dict[str, An
         found["quantisation"] = {
             "relative_error": errors.relative_error,
             "fvu_floor": errors.fvu_floor(done.statistics[info.name].total_variance),
+            "scale": [float(scale) for scale in done.quantisers[info.name].scale_C],
         }
     return found
 

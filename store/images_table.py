@@ -90,13 +90,14 @@ class ImagesTable:
             head = {"image": image, "split": split, "width": width, "height": height}
             self.rows.append({**self.source.row(image), **head})
         self.images += len(images)
-        if len(self.rows) >= GROUP_ROWS:
+        while len(self.rows) >= GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
+        """Write a row group, of the same rows whatever the pieces they were added in."""
         if self.rows:
-            self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-            self.rows = []
+            group, self.rows = self.rows[:GROUP_ROWS], self.rows[GROUP_ROWS:]
+            self.writer.write_table(pa.Table.from_pylist(group, schema=self.schema))
 
     def __enter__(self) -> ImagesTable:
         return self

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -32,6 +32,23 @@ SEGMENT_IMAGES = 65536
 DISK_MARGIN = 1.02
 EXPECTED_SIZE = {"small": 0.55, "fast": 0.65}
 """Stored bytes for each raw byte that must be free to begin; 1 for other codecs."""
+
+
+class Job(Protocol):
+    """A store that is to be made: of pictures (Plan), or of other rows (store/gather.py)."""
+
+    place: Place
+    work: Work
+
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same to go on from where another run stopped."""
+
+    def expected_bytes(self) -> tuple[int, int]:
+        """All raw rows, and what must be free for the store itself."""
 
 
 @dataclass
@@ -76,6 +93,14 @@ class Plan:
             "images of a segment": self.segment_images,
         }
 
+    def expected_bytes(self) -> tuple[int, int]:
+        """Raw rows of all images, and what must be free for the store itself."""
+        raw = len(self.source) * self.extractor.bytes_per_image()
+        share = EXPECTED_SIZE.get(self.config.codec, 1.0)
+        if self.config.quantised:
+            share = 0.5
+        return raw, int(raw * share)
+
 
 def make_plan(config: BuildConfig, ranks: Ranks) -> Plan:
     """Open everything that `config` names; raises a subclass of IsaeError for what is wrong."""
@@ -107,21 +132,12 @@ def work_folder(place: Place, scratch: str | None) -> Path:
     return cache / "isae" / hashlib.sha256(place.url.encode()).hexdigest()[:16]
 
 
-def expected_bytes(plan: Plan) -> tuple[int, int]:
-    """Raw rows of all images, and what must be free for the store itself."""
-    raw = len(plan.source) * plan.extractor.bytes_per_image()
-    share = EXPECTED_SIZE.get(plan.config.codec, 1.0)
-    if plan.config.quantised:
-        share = 0.5
-    return raw, int(raw * share)
-
-
-def check_disk(plan: Plan, reusable: int) -> str:
+def check_disk(job: Job, reusable: int) -> str:
     """The estimate in words; raises StoreError if it cannot fit. `reusable` bytes will be freed."""
-    raw, stored = expected_bytes(plan)
-    needed = {plan.work.folder: raw}
-    if plan.place.local is not None:
-        needed[plan.place.local] = stored
+    raw, stored = job.expected_bytes()
+    needed = {job.work.folder: raw}
+    if job.place.local is not None:
+        needed[job.place.local] = stored
     disks: dict[int, tuple[Path, int]] = {}
     for folder, amount in needed.items():
         there = _existing(folder)
@@ -137,7 +153,7 @@ def check_disk(plan: Plan, reusable: int) -> str:
                 "disk with --scratch, or use fewer --positions, --layers or images"
             )
     return (
-        f"up to {raw / 1e9:.2f} GB of raw rows in {plan.work.folder} while it is built, "
+        f"up to {raw / 1e9:.2f} GB of raw rows in {job.work.folder} while it is built, "
         f"about {stored / 1e9:.2f} GB in the store"
     )
 

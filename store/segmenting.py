@@ -19,6 +19,7 @@ from isae.images import BadImage, BadImageTally, ImageBatch, decode_batches, def
 from isae.interrupts import Interrupts
 from isae.progress import Meter, Reporter
 from isae.store.describe import Counts
+from isae.store.extract import Extractor
 from isae.store.extrema import largest_sizes
 from isae.store.plan import Plan
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
@@ -41,7 +42,7 @@ class _Collector:
         grids, arrays = {}, {}
         for grid in plan.grids:
             mine = [part[grid.stride] for part in self.parts]
-            grids[grid.stride] = _joined(mine, grid.channels, plan.extractor.dtype)
+            grids[grid.stride] = joined(mine, grid.channels, plan.extractor.dtype)
         training = {
             str(stride): int((rows.key_R < HELD_OUT).sum()) for stride, rows in grids.items()
         }
@@ -56,7 +57,8 @@ class _Collector:
         return Segment(grids, self.sizes_S2, facts, arrays)
 
 
-def _joined(parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.dtype) -> GridRows:
+def joined(parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.dtype) -> GridRows:
+    """The rows of all `parts`, one after the other; of none, none."""
     empty = np.dtype(str(dtype).removeprefix("torch."))
     key_R = np.concatenate([np.empty(0, dtype=np.uint64), *(part.key_R for part in parts)])
     place_R3 = np.concatenate([np.empty((0, 3), np.int32), *(part.place_R3 for part in parts)])
@@ -90,7 +92,7 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
         _Writer(plan) as writer,
     ):
         meter.skip_to(total - len(indices))
-        stages = ahead(_forward(plan, batches), 1)
+        stages = ahead(forward(plan.extractor, batches), 1)
         try:
             for number in todo:
                 collector = _fill(plan, spans[number], stages, (tally, meter, reporter, stop))
@@ -101,12 +103,13 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
     counts.extract_seconds = time.monotonic() - started
 
 
-def _forward(
-    plan: Plan, batches: Iterator[ImageBatch]
+def forward(
+    extractor: Extractor, batches: Iterator[ImageBatch]
 ) -> Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]]:
+    """Every batch with its maps; ends `batches` when it is ended itself."""
     try:
         for batch in batches:
-            yield batch, plan.extractor.maps(batch)
+            yield batch, extractor.maps(batch)
     finally:
         batches.close()  # type: ignore[attr-defined]
 

@@ -70,6 +70,13 @@ class Accumulator:
             self.pending = [rows[whole:].copy()]
             self.pending_rows = len(rows) - whole
 
+    def add_part(self, rows_RC: npt.NDArray[np.generic]) -> None:
+        """Add the next PART_ROWS rows (the last part has fewer), summed by themselves first."""
+        part = Accumulator(len(self.mean_C))
+        part.add(rows_RC)
+        part.close()
+        self.merge(part)
+
     def merge(self, other: Accumulator) -> None:
         """Add what another one, that has no part of a block left, has seen."""
         self._join(other.count, other.mean_C, other.m2_C, other.max_C, other.nonzero_C)

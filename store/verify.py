@@ -53,14 +53,8 @@ def verify_store(path: str | Path, *, reporter: Reporter = QUIET) -> list[str]:
 
 def _check_files(store: Store, reporter: Reporter) -> list[str]:
     files: dict[str, Any] = store.manifest["files"]
-    problems = []
-    with (
-        reporter.task(len(files), "hashing", "files") as meter,
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
-    ):
-        for found in pool.map(lambda one: _check_file(store.place, *one), files.items()):
-            problems += found
-            meter.advance()
+    damage = damaged_files(store.place, files, reporter)
+    problems = [f"{name}: {found}" for name, found in damage.items()]
     stored = store.place.keys()
     there = {key for key, _ in stored if is_data(key)}
     problems += [f"{name}: not part of the store" for name in sorted(there - set(files))]
@@ -72,18 +66,35 @@ def _check_files(store: Store, reporter: Reporter) -> list[str]:
     return problems
 
 
-def _check_file(place: Place, name: str, expected: Mapping[str, Any]) -> list[str]:
+def damaged_files(
+    place: Place, files: Mapping[str, Mapping[str, Any]], reporter: Reporter
+) -> dict[str, str]:
+    """What is wrong with each file of the manifest's list that is not what was written."""
+    found = {}
+    with (
+        reporter.task(len(files), "hashing", "files") as meter,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+    ):
+        damage = pool.map(lambda one: _file_damage(place, *one), files.items())
+        for name, what in zip(files, damage, strict=True):
+            if what is not None:
+                found[name] = what
+            meter.advance()
+    return found
+
+
+def _file_damage(place: Place, name: str, expected: Mapping[str, Any]) -> str | None:
     try:
         size, digest = hashed(place, name)
     except FileNotFoundError:
-        return [f"{name}: missing"]
+        return "missing"
     except OSError as error:
-        return [f"{name}: {error.strerror}"]
+        return error.strerror or str(error)
     if size != expected["bytes"]:
-        return [f"{name}: {size} bytes instead of {expected['bytes']}"]
+        return f"{size} bytes instead of {expected['bytes']}"
     if digest != expected["sha256"]:
-        return [f"{name}: contents changed (SHA-256 differs)"]
-    return []
+        return "contents changed (SHA-256 differs)"
+    return None
 
 
 def hashed(place: Place, name: str) -> tuple[int, str]:
@@ -200,10 +211,7 @@ def _check_values(array: StoredArray, layer: StoredLayer, store: Store) -> list[
         rows = array[start : start + PART_ROWS]
         bad_rows += int((~np.isfinite(rows).all(axis=1)).sum())
         training = max(0, min(layer.train_rows - start, len(rows)))
-        part = Accumulator(layer.channels)
-        part.add(rows[:training])
-        part.close()
-        sums.merge(part)
+        sums.add_part(rows[:training])
     problems = []
     if bad_rows:
         problems.append(f"{array.name}: {bad_rows} rows are not finite")

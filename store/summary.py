@@ -1,0 +1,61 @@
+"""What `isae-store build`, `info`, `merge` and `convert` say of a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isae.store.manifest import Manifest
+
+ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1, "float8_e4m3": 1}
+
+
+def summarise(path: str, manifest: Manifest) -> dict[str, Any]:
+    """The results of `build` and `info`: the manifest, with sizes instead of the list of files."""
+    files = manifest["files"]
+    item = ITEM_BYTES[manifest["dtype"]]
+    layers = {}
+    for name, layer in manifest["layers"].items():
+        own = f"{layer['array']}/"
+        stored = sum(one["bytes"] for file, one in files.items() if file.startswith(own))
+        raw = layer["rows"] * layer["channels"] * item
+        layers[name] = {**layer, "stored_bytes": stored, "raw_bytes": raw}
+    return {
+        "store": str(path),
+        **{key: value for key, value in manifest.items() if key not in ("files", "layers")},
+        "layers": layers,
+        "stored_bytes": sum(one["bytes"] for one in files.values()),
+        "raw_bytes": sum(layer["raw_bytes"] for layer in layers.values()),
+        "files": len(files),
+    }
+
+
+def describe(results: dict[str, Any]) -> str:
+    """The same for a person, within 80 columns."""
+    images, model, measured = results["images"], results["model"], results["measured"]
+    bad = images["unreadable"]["count"]
+    unreadable = f", {bad} unreadable" if bad else ""
+    lines = [
+        f"store      {results['store']}",
+        f"images     {images['used']:,} of {images.get('title') or images['spec']}",
+        f"           {images['held_out']:,} held out{unreadable}; {results['size']} pixels",
+        f"model      {model['name']}, weights {model['weights']}, "
+        f"{model['compute_dtype']} on {model['device']}",
+        f"positions  {results['positions']}, {results['dtype']}, "
+        f"codec {results.get('codec', 'zstd')[:24]}, seed {results['seed']}",
+        f"content    {results['content_id'][:16]}",
+        f"built      {results['finished']}, {measured['images_per_second']:,.1f} images/s, "
+        f"{measured['extract_seconds'] + measured['write_seconds']:,.0f} s in all",
+        f"on disk    {results['stored_bytes'] / 1e6:,.1f} MB, "
+        f"raw {results['raw_bytes'] / 1e6:,.1f} MB",
+        "",
+        f"{'layer':<14}{'channels':>9}{'grid':>8}{'rows':>12}{'held out':>11}{'MB':>9}{'ratio':>8}",
+    ]
+    for name, layer in results["layers"].items():
+        grid = "x".join(str(side) for side in layer["grid"])
+        held_out = layer["rows"] - layer["train_rows"]
+        ratio = layer["raw_bytes"] / max(layer["stored_bytes"], 1)
+        lines.append(
+            f"{name:<14}{layer['channels']:>9}{grid:>8}{layer['rows']:>12,}{held_out:>11,}"
+            f"{layer['stored_bytes'] / 1e6:>9,.1f}{ratio:>8.2f}"
+        )
+    return "\n".join(lines)
