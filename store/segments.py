@@ -14,9 +14,9 @@ at any moment goes on from the files it left. Segments are in the safetensors fo
 grid are `16.key` uint64 [R], `16.place` int32 [R, 3] (image, y, x), and one [R, C] per layer under
 the layer's name; `sizes` int32 [S, 2] are width and height of the images, 0 where unreadable.
 
-Beside every tensor lies `NAME.crc`, uint32 [rows]: the CRC-32C of each of its rows, checked at every
-reading. A store's own checksums are made from rows that were read here: what changed on the way
-would look right for ever. The header has a CRC-32C of its own.
+Beside every tensor lies `NAME.crc`, uint32 [rows]: the CRC-32C of each of its rows, checked at
+every reading. A store's own checksums are made of rows that were read here: a row that changed on
+the way would look right for ever. The header has a CRC-32C of its own.
 
 Shapes: R rows, C channels, S images.
 """
@@ -47,8 +47,13 @@ HELD_OUT = np.uint64(1 << 63)
 """Bit of the keys of held-out images' rows: they come last."""
 PIECE_BYTES = 8 << 20
 _CODES = {
-    **{"F16": "<f2", "F32": "<f4", "F64": "<f8"},
-    **{"I32": "<i4", "I64": "<i8", "U32": "<u4", "U64": "<u8"},
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U32": "<u4",
+    "U64": "<u8",
 }
 _SUMS = ".crc"
 _NO_SUM = "00000000"

@@ -62,11 +62,10 @@ class UnitMaker:
 
         Files in a bucket are compared by their size: the bucket keeps checksums of its own.
         """
-        path = self.work.unit(self.form.stride, number)
-        if not path.exists():
+        if not self.work.unit(self.form.stride, number).exists():
             return False
         try:
-            unit = SegmentFile(path)
+            unit = SegmentFile(self.work.unit(self.form.stride, number))
             unit.check()
             return all(self._is_there(key, one) for key, one in unit.facts["files"].items())
         except (StoreCorruptError, FileNotFoundError):
@@ -74,7 +73,7 @@ class UnitMaker:
 
     def _is_there(self, key: str, expected: Mapping[str, Any]) -> bool:
         if self.place.local is None:
-            return self.place.size(key) == expected["bytes"]
+            return self.place.size(key) == int(expected["bytes"])
         return entry(self.place.read(key)) == expected
 
     def make(self, number: int) -> int:
@@ -92,6 +91,7 @@ class UnitMaker:
             files |= self._layer(name, form, number, (low, high, order), tensors)
         first = int(key_R[order[0]])
         facts = {"files": files, "rows": rows, "first_key": f"{first:016x}"}
+        self.work.check_there()
         write_tensors(self.work.unit(stride, number), tensors, facts)
         return rows
 
