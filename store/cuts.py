@@ -13,7 +13,8 @@ file each unit's cuts are followed by their CRC-32C.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +71,18 @@ class Runs:
 def write_cuts(path: Path, runs: Runs, unit_rows: int) -> None:
     """Find all cuts of a grid and write them as a NumPy file, whole or not at all."""
     units = -(-runs.rows // unit_rows)
-    shape = (units + 1, len(runs.segments) + 1)
-    about = {"descr": "<i8", "fortran_order": False, "shape": shape}
+    cuts = (cut for _, cut in _cuts(runs, unit_rows))
+    save_cuts(path, (units + 1, len(runs.segments)), chain(cuts, [runs.lengths]))
+
+
+def save_cuts(path: Path, shape: tuple[int, int], cuts: Iterable[Ints]) -> None:
+    """Write cuts of this shape as a NumPy file with their checksums, whole or not at all."""
+    about = {"descr": "<i8", "fortran_order": False, "shape": (shape[0], shape[1] + 1)}
     # Not mapped into memory: on a full disk a write to such memory ends the process.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, about)
-        for _, cut in _cuts(runs, unit_rows):
-            file.write(_with_sum(cut))
-        file.write(_with_sum(runs.lengths))
+        for cut in cuts:
+            file.write(np.append(cut, _sum_of(cut)).tobytes())
 
 
 def read_cuts(path: Path) -> Ints:
@@ -95,10 +100,6 @@ def read_cuts(path: Path) -> Ints:
             "--resume, which makes it anew"
         )
     return found[:, :-1]
-
-
-def _with_sum(cut: Ints) -> bytes:
-    return np.append(cut, _sum_of(cut)).tobytes()
 
 
 def _sum_of(cut: Ints) -> int:

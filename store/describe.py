@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from isae.config import to_json
 from isae.images import RESIZE_RULE, BadImageTally, ImageSource
 from isae.inception import LayerInfo
-from isae.store.assemble import Assembled
+from isae.store.assemble import Assembled, grid_form
 from isae.store.extract import Grid
 from isae.store.layout import SHARD_ROWS, grid_group
 from isae.store.manifest import Manifest
 from isae.store.plan import Plan
+from isae.store.quantise import QUANTISED, Quantiser
+from isae.store.units import GridForm
 
 
 @dataclass
@@ -105,6 +109,33 @@ def describe_layer(info: LayerInfo, grid: Grid, done: Assembled) -> dict[str, An
             "scale": [float(scale) for scale in done.quantisers[info.name].scale_C],
         }
     return found
+
+
+def described_grids(manifest: Manifest) -> list[Grid]:
+    """The grids of a store, coarsest first, as its manifest tells."""
+    grids: dict[int, Grid] = {}
+    for name, layer in manifest["layers"].items():
+        stride = layer["stride"]
+        before = grids[stride].channels if stride in grids else {}
+        shape = (layer["grid"][0], layer["grid"][1])
+        grids[stride] = Grid(stride, shape, {**before, name: layer["channels"]})
+    return [grids[stride] for stride in sorted(grids, reverse=True)]
+
+
+def described_forms(manifest: Manifest) -> list[GridForm]:
+    """How the arrays of each of `described_grids` lie in their files."""
+    layers, dtype, forms = manifest["layers"], manifest["dtype"], []
+    for grid in described_grids(manifest):
+        first = layers[next(iter(grid.channels))]
+        quantisers = {
+            name: Quantiser(dtype, np.asarray(layers[name]["quantisation"]["scale"], np.float32))
+            for name in grid.channels
+            if dtype in QUANTISED
+        }
+        rows = (first["rows"], first["train_rows"])
+        shard_rows = manifest["units"][grid_group(grid.stride)]["rows"]
+        forms.append(grid_form(grid, rows, dtype, manifest["codec"], quantisers, shard_rows))
+    return forms
 
 
 def found_from_anywhere(source: ImageSource) -> str:

@@ -93,9 +93,24 @@ class ShardFormat:
             if not sharded or inner.get("index_location", "end") != "end":
                 raise ValueError("the array is not sharded with its index at the end")
             codec = codec_from_metadata(inner["codecs"], dtype, columns)
-            return cls(rows, columns, dtype, inner["chunk_shape"][0], shard_rows, codec)
+            form = cls(rows, columns, dtype, inner["chunk_shape"][0], shard_rows, codec)
+            form._check(metadata, inner)
+            return form
         except (KeyError, TypeError, ConfigError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def _check(self, metadata: dict[str, Any], inner: dict[str, Any]) -> None:
+        """Raise ValueError unless the files lie as in arrays of isae."""
+        if self.chunk_rows < 1 or self.shard_rows % self.chunk_rows:
+            raise ValueError(f"chunks of {self.chunk_rows} rows in shards of {self.shard_rows}")
+        mine = self.metadata({})
+        (sharding,) = mine["codecs"]
+        for key in ("chunk_grid", "chunk_key_encoding"):
+            if metadata[key] != mine[key]:
+                raise ValueError(f"{key} {metadata[key]}")
+        for key in ("chunk_shape", "index_codecs"):
+            if inner[key] != sharding["configuration"][key]:
+                raise ValueError(f"{key} {inner[key]}")
 
 
 def encode_shard(form: ShardFormat, rows_RC: Array) -> bytes:

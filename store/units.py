@@ -91,7 +91,6 @@ class UnitMaker:
             files |= self._layer(name, form, number, (low, high, order), tensors)
         first = int(key_R[order[0]])
         facts = {"files": files, "rows": rows, "first_key": f"{first:016x}"}
-        self.work.check_there()
         write_tensors(self.work.unit(stride, number), tensors, facts)
         return rows
 

@@ -8,6 +8,7 @@ from isae.config import check
 from isae.errors import ImageError
 from isae.images.base import ImageSource, SubsetSource
 from isae.images.folder import FolderSource
+from isae.images.merged import PREFIX, MergedSource, parse_merged
 from isae.images.patterns import is_shards, shard_paths
 from isae.images.shards import ShardSource
 from isae.images.synthetic import SyntheticSource
@@ -22,7 +23,8 @@ def open_source(spec: str, *, seed: int = 0, limit: int | None = None) -> ImageS
     - an existing folder: a tree of photos, class = first folder below it;
     - tar shards: `photos.tar`, `train-{0000..0009}.tar`, `*.tar`, or `@list.txt` (one per line);
     - torchvision:NAME:FOLDER[:SPLIT] (torchvision:FakeData:N): a data set that is on the disk;
-    - synthetic:N: N procedural pictures from `seed`.
+    - synthetic:N: N procedural pictures from `seed`;
+    - merge:["SPEC", ...]: several of these, one after the other (see isae/images/merged.py).
 
     `limit` takes that many of them, a fair sample drawn by `seed`, in their order. Raises
     ImageError for a source that is missing, empty or of an unknown form.
@@ -37,6 +39,8 @@ def open_source(spec: str, *, seed: int = 0, limit: int | None = None) -> ImageS
 def _open(spec: str, seed: int) -> ImageSource:
     if spec.startswith("synthetic:"):
         return _open_synthetic(spec, seed)
+    if spec.startswith(PREFIX):
+        return _open_merged(spec, seed)
     if Path(spec).is_dir():
         return FolderSource(Path(spec), spec)
     if spec.startswith("torchvision:"):
@@ -50,6 +54,13 @@ def _open(spec: str, seed: int) -> ImageSource:
         f"expected a folder of photos, tar shards, torchvision:NAME:FOLDER or synthetic:N for "
         f"'{spec}', found {found}; check the path"
     )
+
+
+def _open_merged(spec: str, seed: int) -> ImageSource:
+    parts = [open_source(one, seed=s, limit=limit) for one, s, limit in parse_merged(spec, seed)]
+    if (total := sum(len(part) for part in parts)) >= MOST_IMAGES:
+        raise ImageError(f"expected fewer than {MOST_IMAGES:,} pictures in all, found {total:,}")
+    return MergedSource(parts, spec)
 
 
 def _open_synthetic(spec: str, seed: int) -> ImageSource:

@@ -1,0 +1,296 @@
+"""From the images again: the images table, and shards of single units of a store that is there.
+
+The order of the rows is a matter of keys (see store/cuts.py), and the manifest has every unit's
+first key. So the rows of a unit are those whose keys lie between two numbers, and they become
+shards by the code that made them before (store/units.py).
+
+Shapes: R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from isae.ahead import ahead
+from isae.config import from_json
+from isae.errors import ImageError, StoreError
+from isae.images import BadImage, ImageSource, decode_batches, open_source
+from isae.inception import Network, load_model
+from isae.interrupts import Interrupts
+from isae.progress import Meter, Reporter
+from isae.store.assemble import make_units
+from isae.store.config import BuildConfig
+from isae.store.cuts import Ints, save_cuts
+from isae.store.describe import described_forms, described_grids
+from isae.store.extract import Extractor
+from isae.store.images_table import ImagesTable, Split
+from isae.store.layout import grid_group
+from isae.store.manifest import Manifest
+from isae.store.places import LocalPlace
+from isae.store.plan import SEGMENT_BYTES
+from isae.store.positions import PositionRule
+from isae.store.segmenting import forward, joined
+from isae.store.segments import U64, GridRows, Segment, SegmentFile, Work, write_segment
+from isae.store.units import UnitMaker
+
+Units = Mapping[int, Mapping[int, Sequence[str]]]
+"""By stride and unit: the layers whose shards are wanted (the index's is always made)."""
+ROWS_ALONE = 1024
+"""Images at a time where only places are asked for."""
+
+
+@dataclass
+class Origin:
+    """What a store was built from, opened again."""
+
+    manifest: Manifest
+    config: BuildConfig
+    source: ImageSource
+    weights: str
+    reporter: Reporter
+    stop: Interrupts
+
+    @cached_property
+    def split(self) -> Split:
+        """Which images are held out."""
+        return Split(self.config.seed, len(self.source), self.config.holdout)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network; StoreError if it is not the one that the store was built with."""
+        model = self.manifest["model"]
+        network = load_model(
+            model["name"],
+            self.weights,
+            device="cuda" if model["device"].startswith("cuda") else "cpu",
+            dtype=getattr(torch, model["compute_dtype"]),
+        )
+        if network.weights.sha256 != model["weights_sha256"]:
+            raise StoreError(
+                f"expected the weights that the store was built with (SHA-256 "
+                f"{model['weights_sha256'][:16]}), found others in {self.weights} "
+                f"({network.weights.sha256[:16]}); give the right ones with --weights"
+            )
+        return network
+
+    def whole_batches(self, images: Ints) -> Ints:
+        """`images`, on a GPU with all others that were computed in one batch with them.
+
+        There the last bits depend on the whole batch, on a CPU they do not.
+        """
+        if self.network.device.type == "cpu":
+            return images
+        size = self.config.batch_size
+        first = np.unique(images // size) * size
+        whole: Ints = (first[:, None] + np.arange(size)).ravel()
+        return whole[whole < len(self.source)]
+
+
+def open_origin(
+    manifest: Manifest,
+    images: str | None,
+    weights: str | None,
+    reporter: Reporter,
+    stop: Interrupts,
+) -> Origin:
+    """Open the images again; StoreError if they are not those that the store was built from."""
+    found = manifest["images"]
+    if "config" not in manifest or "fingerprint" not in found:
+        raise StoreError(
+            "expected a store that was built from images, found one made of other rows; make it "
+            "again from what it was made of"
+        )
+    config = from_json(BuildConfig, manifest["config"])
+    spec = images or found["spec"]
+    try:
+        source = open_source(spec, seed=config.seed, limit=config.limit)
+    except ImageError as error:
+        raise StoreError(
+            f"expected the images that the store was built from, found none in {spec} ({error}); "
+            "give the place where they are now with --images"
+        ) from error
+    if source.fingerprint() != found["fingerprint"]:
+        count = "as many" if len(source) == found["count"] else f"{len(source):,}"
+        raise StoreError(
+            f"expected the {found['count']:,} images that the store was built from in {spec}, "
+            f"found {count} with other names or sizes; bring the same ones back, or give the "
+            "place where they are with --images"
+        )
+    return Origin(manifest, config, source, weights or config.weights, reporter, stop)
+
+
+def write_images(origin: Origin, path: Path) -> None:
+    """The images table, all images being decoded again."""
+    config, source = origin.config, origin.source
+    batches = decode_batches(source, origin.manifest["size"], config.batch_size, config.workers)
+    with (
+        ImagesTable(path, source, origin.split) as table,
+        origin.reporter.task(len(source), "decoding", "images") as meter,
+    ):
+        for batch in batches:
+            origin.stop.check()
+            good = zip(batch.indices.tolist(), batch.sizes_B2.tolist(), strict=True)
+            sizes = {image: (width, height) for image, (width, height) in good}
+            attempted = sorted([*sizes, *(bad.index for bad in batch.bad)])
+            table.add(sizes, attempted)
+            meter.advance(len(attempted))
+
+
+def make_shards(
+    origin: Origin, wanted: Units, images: Ints, readable: Ints, folder: Path
+) -> LocalPlace:
+    """Shards of the wanted units in a new place inside `folder`, which must be empty.
+
+    `images` are those that may have rows in these units, `readable` all that could be read when
+    the store was built. Raises StoreError if one of `images` cannot be read any more, or a unit
+    does not get as many rows as it had.
+    """
+    manifest, work, made = origin.manifest, Work(folder), LocalPlace(folder / "made")
+    forms = {form.stride: form for form in described_forms(manifest)}
+    extractor = _extractor(origin, wanted)
+    if extractor.wanted:
+        images = origin.whole_batches(images)
+    ranges = {stride: _Ranges(manifest, stride, units) for stride, units in wanted.items()}
+    with origin.reporter.task(len(images), "extracting", "images") as meter:
+        rows = _rows(origin, extractor, images, readable, meter)
+        count = _write_segments(rows, extractor, ranges, work)
+    segments = [SegmentFile(work.segment(number)) for number in range(count)]
+    todo = []
+    for stride, units in wanted.items():
+        cuts = ranges[stride].cuts(segments)
+        save_cuts(work.cuts(stride), cuts.shape, cuts)
+        for unit, names in units.items():
+            form = forms[stride]
+            chosen = replace(form, layers={name: form.layers[name] for name in names})
+            maker = UnitMaker(made, work, segments, chosen)
+            _check_rows(maker, unit)
+            todo.append((maker, unit))
+    total = len(todo)
+    with origin.reporter.task(total, "writing", "units") as meter:
+        for _ in make_units(todo, origin.stop, torch.get_num_threads()):
+            meter.advance()
+    return made
+
+
+class _Ranges:
+    """Which rows belong to the wanted units of a grid."""
+
+    def __init__(self, manifest: Manifest, stride: int, units: Mapping[int, object]) -> None:
+        keys = manifest["units"][grid_group(stride)]["first_keys"]
+        self.stride = stride
+        self.first_keys: U64 = np.asarray([int(key, 16) for key in keys], dtype=np.uint64)
+        self.wanted = np.zeros(len(keys), dtype=np.bool_)
+        self.wanted[list(units)] = True
+
+    def of(self, rows: GridRows) -> GridRows:
+        """Those of `rows` that are of the wanted units."""
+        unit = np.searchsorted(self.first_keys, rows.key_R, side="right") - 1
+        mine = np.flatnonzero(self.wanted[unit] & (unit >= 0))
+        layers = {name: values[mine] for name, values in rows.layers.items()}
+        return GridRows(rows.key_R[mine], rows.place_R3[mine], layers)
+
+    def cuts(self, segments: Sequence[SegmentFile]) -> Ints:
+        """Where each unit begins in every segment (see store/cuts.py)."""
+        cuts = np.zeros((len(self.first_keys) + 1, len(segments)), dtype=np.int64)
+        for number, segment in enumerate(segments):
+            key_R = segment.whole(f"{self.stride}.key")
+            cuts[:-1, number] = np.searchsorted(key_R, self.first_keys)
+            cuts[-1, number] = len(key_R)
+        return cuts
+
+
+def _extractor(origin: Origin, wanted: Units) -> Extractor:
+    """Makes rows as the build did, but only of the layers that are wanted."""
+    names = {name for units in wanted.values() for layers in units.values() for name in layers}
+    grids = [
+        replace(grid, channels={n: c for n, c in grid.channels.items() if n in names})
+        for grid in described_grids(origin.manifest)
+    ]
+    config = origin.config
+    rule = PositionRule.parse(config.positions)
+    kept = torch.float32 if config.dtype == "float32" else torch.float16
+    return Extractor(origin.network, grids, rule, config.seed, origin.split, kept)
+
+
+def _rows(
+    origin: Origin, extractor: Extractor, images: Ints, readable: Ints, meter: Meter
+) -> Iterator[Mapping[int, GridRows]]:
+    """Rows of the images, batch by batch; without a forward pass where no map is needed."""
+    if not extractor.wanted:
+        for start in range(0, len(images), ROWS_ALONE):
+            part = images[start : start + ROWS_ALONE]
+            yield extractor.rows(part, {})
+            meter.advance(len(part))
+        return
+    config, size = origin.config, origin.manifest["size"]
+    batches = decode_batches(origin.source, size, config.batch_size, config.workers, indices=images)
+    stages = ahead(forward(extractor, batches), 1)
+    try:
+        for batch, maps in stages:
+            origin.stop.check()
+            _check_readable(batch.bad, readable)
+            if len(batch.indices):
+                yield extractor.rows(batch.indices, maps)
+            meter.advance(len(batch.indices) + len(batch.bad))
+    finally:
+        stages.close()  # type: ignore[attr-defined]
+
+
+def _write_segments(
+    parts: Iterator[Mapping[int, GridRows]],
+    extractor: Extractor,
+    ranges: Mapping[int, _Ranges],
+    work: Work,
+) -> int:
+    """Write the rows of the wanted units as segments; how many."""
+    grids = {grid.stride: grid for grid in extractor.grids}
+    held: list[dict[int, GridRows]] = []
+    count, size = 0, 0
+
+    def write() -> None:
+        segment = {
+            stride: joined([one[stride] for one in held], grids[stride].channels, extractor.dtype)
+            for stride in ranges
+        }
+        sizes_S2: npt.NDArray[np.int32] = np.empty((0, 2), dtype=np.int32)
+        write_segment(work.segment(count), Segment(segment, sizes_S2))
+
+    for part in parts:
+        mine = {stride: one.of(part[stride]) for stride, one in ranges.items()}
+        held.append(mine)
+        item = extractor.dtype.itemsize
+        size += sum(len(one.key_R) * grids[stride].row_bytes(item) for stride, one in mine.items())
+        if size >= SEGMENT_BYTES:
+            write()
+            held, size, count = [], 0, count + 1
+    write()
+    return count + 1
+
+
+def _check_rows(maker: UnitMaker, unit: int) -> None:
+    form = maker.form
+    found = int((maker.cuts[unit + 1] - maker.cuts[unit]).sum())
+    expected = min(form.rows - unit * form.index.shard_rows, form.index.shard_rows)
+    if found != expected:
+        raise StoreError(
+            f"expected {expected:,} rows of the images in unit {unit} of "
+            f"{grid_group(form.stride)}, found {found:,}: these are not the images, or not the "
+            "places, that the store was built from"
+        )
+
+
+def _check_readable(bad: Sequence[BadImage], readable: Ints) -> None:
+    for one in bad:
+        at = int(np.searchsorted(readable, one.index))
+        if at < len(readable) and readable[at] == one.index:
+            raise StoreError(
+                f"expected '{one.name}' to be readable, as when the store was built, found: "
+                f"{one.reason}; bring the same images back"
+            )

@@ -1,0 +1,72 @@
+"""Which copy of a store's manifest is right, and whether the store can be repaired at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
+from isae.store import manifest
+from isae.store.layout import BACKUP, COMPLETE, FORMAT_VERSION, MANIFEST
+from isae.store.places import Place
+from isae.store.plan import work_folder
+from isae.store.segments import Work
+
+
+def trusted_manifest(place: Place) -> tuple[bytes, dict[str, str]]:
+    """The manifest's bytes, and what is wrong with its two copies and the mark.
+
+    Raises StoreError unless two of the three agree.
+    """
+    copies = {key: manifest.maybe(place, key) for key in (MANIFEST, BACKUP)}
+    mark = manifest.maybe(place, COMPLETE)
+    there = [data for data in copies.values() if data is not None]
+    right = [data for data in there if manifest.mark_of(data) == mark]
+    if not right and len(there) == 2 and there[0] == there[1]:
+        right = there
+    if not right:
+        if mark is None and Work(work_folder(place, None)).begun:
+            raise _unfinished(place)
+        raise StoreCorruptError(
+            f"expected two of {MANIFEST}, {BACKUP} and {COMPLETE} in {place.url} to agree, found "
+            "that all three are missing or differ; restore one of them from a copy, or build the "
+            "store again with --overwrite"
+        )
+    wrong = {key: _state(data) for key, data in copies.items() if data != right[0]}
+    if mark != manifest.mark_of(right[0]):
+        wrong[COMPLETE] = _state(mark)
+    return right[0], wrong
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Which versions differ, in words."""
+    found = [f"{key} {now[key]} instead of {before.get(key)}" for key in now]
+    changed = [one for key, one in zip(now, found, strict=True) if now[key] != before.get(key)]
+    if changed:
+        return f"versions differ: {', '.join(changed)}"
+    return "all versions are the same, so the images or the processor must be others"
+
+
+def check_can_repair(place: Place, found: manifest.Manifest, roots: Mapping[str, str]) -> None:
+    """Raise StoreError for a store of another format, or one that is still to be built.
+
+    `roots` is what `trusted_manifest` found wrong.
+    """
+    if found.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"expected a store of format {FORMAT_VERSION} in {place.url}, found "
+            f"{found.get('format_version')}, which cannot be repaired; build it again"
+        )
+    scratch = found.get("config", {}).get("scratch")
+    if roots.get(COMPLETE) == "missing" and Work(work_folder(place, scratch)).begun:
+        raise _unfinished(place)
+
+
+def _unfinished(place: Place) -> StoreIncompleteError:
+    return StoreIncompleteError(
+        f"expected a complete store in {place.url}, found one whose build did not finish; go on "
+        "with isae-store build ... --resume"
+    )
+
+
+def _state(data: bytes | None) -> str:
+    return "missing" if data is None else "contents changed"
