@@ -145,7 +145,8 @@ def _forms(assembly: Assembly, segments: Sequence[SegmentFile]) -> list[GridForm
         quantisers = {}
         if assembly.dtype in QUANTISED:
             quantisers = {n: _quantiser(assembly.dtype, n, segments) for n in grid.channels}
-        forms.append(grid_form(grid, (rows, training), assembly.dtype, assembly.codec, quantisers))
+        codecs = (assembly.codec, INDEX_CODEC)
+        forms.append(grid_form(grid, (rows, training), assembly.dtype, codecs, quantisers))
     return forms
 
 
@@ -153,12 +154,15 @@ def grid_form(
     grid: Grid,
     rows: tuple[int, int],
     dtype: str,
-    codec: str,
+    codecs: tuple[str, str],
     quantisers: Mapping[str, Quantiser],
     shard_rows: int = SHARD_ROWS,
 ) -> GridForm:
-    """How the arrays of a grid lie in their files; `rows` are all and the training rows."""
-    choice, plain = named_codec(codec), named_codec(INDEX_CODEC)
+    """How the arrays of a grid lie in their files.
+
+    `rows` are all and the training rows, `codecs` those of the layers and of the index.
+    """
+    choice, plain = (named_codec(codec) for codec in codecs)
     layers = {
         name: array_form(rows[0], channels, dtype, choice, shard_rows)
         for name, channels in grid.channels.items()

@@ -11,7 +11,7 @@ import numpy as np
 from isae.config import to_json
 from isae.images import RESIZE_RULE, BadImageTally, ImageSource
 from isae.inception import LayerInfo
-from isae.store.assemble import Assembled, grid_form
+from isae.store.assemble import INDEX_CODEC, Assembled, grid_form
 from isae.store.extract import Grid
 from isae.store.layout import SHARD_ROWS, grid_group
 from isae.store.manifest import Manifest
@@ -134,7 +134,8 @@ def described_forms(manifest: Manifest) -> list[GridForm]:
         }
         rows = (first["rows"], first["train_rows"])
         shard_rows = manifest["units"][grid_group(grid.stride)]["rows"]
-        forms.append(grid_form(grid, rows, dtype, manifest["codec"], quantisers, shard_rows))
+        codecs = (manifest["codec"], manifest.get("index_codec", INDEX_CODEC))
+        forms.append(grid_form(grid, rows, dtype, codecs, quantisers, shard_rows))
     return forms
 
 

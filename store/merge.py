@@ -28,7 +28,7 @@ from isae.store import manifest
 from isae.store.assemble import Assembled
 from isae.store.codecs import named_codec
 from isae.store.cuts import row_keys
-from isae.store.describe import describe_units
+from isae.store.describe import describe_units, described_grids
 from isae.store.extract import Grid
 from isae.store.gather import Gathering, check_apart, gather, train_rows
 from isae.store.images_table import GROUP_ROWS
@@ -110,7 +110,7 @@ class MergedRows:
             f"fewer than {MOST_IMAGES:,} images in all",
             self.first_images[-1],
         )
-        self.grids = grids_of(stores[0])
+        self.grids = described_grids(stores[0].manifest)
         self.item = np.dtype(stores[0].manifest["dtype"]).itemsize
         pieces = [max(1, -(-self._store_bytes(store) // SEGMENT_BYTES)) for store in stores]
         self.ends = np.cumsum(pieces)
@@ -161,7 +161,7 @@ class MergedRows:
         models = [store.manifest["model"] for store in self.stores]
         ran = {key: _joined(models, key) for key in ("device", "compute_dtype")}
         return {
-            "config": {"merge": [store.location for store in self.stores], "seed": self.seed},
+            "made": {"of": [store.location for store in self.stores]},
             "model": {**first["model"], **ran},
             "images": self._describe_images(),
             "size": first["size"],
@@ -221,17 +221,6 @@ class MergedRows:
             "merged": [store.content_id for store in self.stores],
             "parts": parts,
         }
-
-
-def grids_of(store: Store) -> list[Grid]:
-    """The grids of a store, coarsest first."""
-    found: dict[int, Grid] = {}
-    for layer in sorted(store.layers.values(), key=lambda one: -one.stride):
-        channels = found[layer.stride].channels if layer.stride in found else {}
-        found[layer.stride] = Grid(
-            layer.stride, layer.grid, {**channels, layer.name: layer.channels}
-        )
-    return list(found.values())
 
 
 def image_parts(store: Store) -> list[dict[str, Any]]:
