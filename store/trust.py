@@ -24,7 +24,7 @@ def trusted_manifest(place: Place) -> tuple[bytes, dict[str, str]]:
     if not right and len(there) == 2 and there[0] == there[1]:
         right = there
     if not right:
-        if mark is None and Work(work_folder(place, None)).begun:
+        if mark is None and Work(work_folder(place, None)).plan is not None:
             raise _unfinished(place)
         raise StoreCorruptError(
             f"expected two of {MANIFEST}, {BACKUP} and {COMPLETE} in {place.url} to agree, found "
@@ -57,7 +57,7 @@ def check_can_repair(place: Place, found: manifest.Manifest, roots: Mapping[str,
             f"{found.get('format_version')}, which cannot be repaired; build it again"
         )
     scratch = found.get("config", {}).get("scratch")
-    if roots.get(COMPLETE) == "missing" and Work(work_folder(place, scratch)).begun:
+    if roots.get(COMPLETE) == "missing" and Work(work_folder(place, scratch)).plan is not None:
         raise _unfinished(place)
 
 
