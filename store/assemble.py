@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from isae.errors import StoreCorruptError
 from isae.interrupts import Interrupts
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
 from isae.store.codecs import CodecChoice, named_codec
-from isae.store.cuts import Runs, write_cuts
+from isae.store.cuts import Runs, read_cuts, write_cuts
 from isae.store.error_sums import ErrorSums
 from isae.store.extract import Grid
 from isae.store.layout import (
@@ -79,20 +80,25 @@ class Assembled:
 
 def write_arrays(assembly: Assembly) -> Assembled | None:
     """All units that are missing, spread over ranks and threads; the result in the first rank."""
-    segments = [
-        SegmentFile(assembly.work.segment(number))
-        for number in sorted(assembly.work.segments_done())
-    ]
+    count = len(assembly.work.segments_done())
+    segments = [SegmentFile(assembly.work.segment(number)) for number in range(count)]
     forms = _forms(assembly, segments)
     if assembly.ranks.first:
         for form in forms:
-            if not assembly.work.cuts(form.stride).exists():
-                runs = Runs(segments, form.stride)
-                write_cuts(assembly.work.cuts(form.stride), runs, SHARD_ROWS)
+            path = assembly.work.cuts(form.stride)
+            if not _are_whole(path, (form.units + 1, count)):
+                write_cuts(path, Runs(segments, form.stride), SHARD_ROWS)
     assembly.ranks.barrier("cuts")
     _make_units(assembly, [UnitMaker(assembly.place, assembly.work, segments, f) for f in forms])
     assembly.ranks.barrier("units")
     return _collect(assembly, forms) if assembly.ranks.first else None
+
+
+def _are_whole(cuts: Path, shape: tuple[int, int]) -> bool:
+    try:
+        return read_cuts(cuts).shape == shape
+    except (FileNotFoundError, StoreCorruptError):
+        return False
 
 
 def commit(
@@ -171,10 +177,11 @@ def _quantiser(dtype: str, layer: str, segments: Sequence[SegmentFile]) -> Quant
 
 
 def _make_units(assembly: Assembly, makers: Sequence[UnitMaker]) -> None:
-    done = assembly.work.units_done()
     every = [(maker, number) for maker in makers for number in range(maker.form.units)]
     mine = every[assembly.ranks.rank :: assembly.ranks.size]
-    todo = [(maker, number) for maker, number in mine if (maker.form.stride, number) not in done]
+    with ThreadPoolExecutor(assembly.threads) as pool:
+        done = list(pool.map(lambda one: one[0].is_done(one[1]), mine))
+    todo = [one for one, whole in zip(mine, done, strict=True) if not whole]
     total = sum(_unit_rows(maker, number) for maker, number in mine)
     with assembly.reporter.task(total, "writing", "rows") as meter:
         meter.skip_to(total - sum(_unit_rows(maker, number) for maker, number in todo))

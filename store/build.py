@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from isae.errors import ImageError, StoreError
-from isae.images import BadImageTally, open_source
+from isae.images import BadImageTally
 from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
@@ -30,7 +30,8 @@ from isae.store.describe import Counts, describe
 from isae.store.images_table import ImagesTable
 from isae.store.plan import Plan, make_plan
 from isae.store.ranks import find_ranks
-from isae.store.segmenting import bad_of, max_bad, segments_of, write_segments
+from isae.store.segment_watch import bad_of
+from isae.store.segmenting import max_bad, segments_of, write_segments
 
 
 def build_store(
@@ -86,7 +87,6 @@ def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifes
     )
     done = write_arrays(assembly)
     if done is not None:
-        _check_unchanged(plan)
         counts.write_seconds = time.monotonic() - started
         described = describe(plan, counts, done)
         found = commit(assembly, done, described, lambda path: _write_images(plan, path))
@@ -125,18 +125,6 @@ def _check_images(plan: Plan, counts: Counts, reporter: Reporter) -> None:
         )
     if plan.config.holdout > 0 and not counts.held_out:
         reporter.warn("no image is held out: the readable ones are too few for --holdout")
-
-
-def _check_unchanged(plan: Plan) -> None:
-    """Raise ImageError if the images are not those that the build began with."""
-    config = plan.config
-    now = open_source(config.images, seed=config.seed, limit=config.limit)
-    if now.fingerprint() != plan.source.fingerprint():
-        raise ImageError(
-            f"expected {plan.source.spec} to stay as it was while the store was built, found that "
-            "files were added, removed or changed; bring them back and go on with --resume, or "
-            "build again with --overwrite"
-        )
 
 
 def _write_images(plan: Plan, path: Path) -> None:

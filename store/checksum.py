@@ -31,6 +31,18 @@ def crc32c(data: Bytes) -> int:
     return int(google_crc32c.value(data.tobytes()))
 
 
+def row_checksums(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """CRC-32C of each row (of the first axis) of a contiguous array, uint32 [rows]."""
+    found = np.zeros(len(values), dtype=np.uint32)
+    if values.size:
+        rows_RB = values.reshape(-1).view(np.uint8).reshape(len(values), -1)
+        if has_instructions():
+            _sum_rows(rows_RB, found)
+        else:
+            found[:] = [google_crc32c.value(row.tobytes()) for row in rows_RB]
+    return found
+
+
 @functools.cache
 def shift_table(length: int) -> npt.NDArray[np.uint32]:
     """shift_length as tables [4, 256], one per byte of the checksum."""
@@ -76,6 +88,19 @@ def _sum(data: Bytes, table: npt.NDArray[np.uint32]) -> int:
             c = crc_word(c, first + 2 * PART + i, 0, 0, 0, 0)
         a = np.int64(_shift(np.int64(_shift(a, table)) ^ b, table)) ^ c
         at += 3 * PART
+    return int(_rest(a, data, at) ^ 0xFFFFFFFF)
+
+
+@compiled(nogil=True)
+def _sum_rows(rows_RB: npt.NDArray[np.uint8], found_R: npt.NDArray[np.uint32]) -> None:
+    for row in range(len(rows_RB)):
+        found_R[row] = _rest(np.int64(0xFFFFFFFF), rows_RB[row], 0) ^ 0xFFFFFFFF
+
+
+@compiled(nogil=True)
+def _rest(a: Any, data: Bytes, at: int) -> Any:
+    """The state after data from `at` on."""
+    size, start = data.size, data.ctypes.data
     while at + 8 <= size:
         a = crc_word(a, start + at, 0, 0, 0, 0)
         at += 8
@@ -84,4 +109,4 @@ def _sum(data: Bytes, table: npt.NDArray[np.uint32]) -> int:
         for _ in range(8):
             a = (a >> 1) ^ (POLYNOMIAL & -(a & 1))
         at += 1
-    return int(a ^ 0xFFFFFFFF)
+    return a

@@ -48,7 +48,7 @@ def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
     place = job.place
     if place.local is not None and not place.local.exists():
         return
-    is_store = manifest.is_store(place) or job.work.plan is not None
+    is_store = manifest.is_store(place) or job.work.begun
     if not is_store and place.keys():
         raise StoreError(
             f"expected {place.url} to be absent, empty or a store, found other files there; "
@@ -68,10 +68,10 @@ def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
 def _begin(job: Job, overwrite: bool, resume: bool, reporter: Reporter) -> manifest.Manifest | None:
     """Make the place ready for segments and units; the manifest of a store that is complete."""
     place, identity = job.place, job.identity()
-    begun = job.work.plan
     if resume and place.size(COMPLETE) is not None:
         return _complete_already(job)
-    if resume and begun is not None:
+    begun = job.work.plan if resume else None
+    if begun is not None:
         different = sorted(key for key in identity if identity[key] != begun.get(key))
         if different:
             raise StoreError(

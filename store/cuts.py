@@ -7,19 +7,23 @@ Segments are sorted runs; unit u holds the rows of rank [u U, (u + 1) U) in the 
 first key is found from a histogram of the leading bits and, for the bins that hold a first key,
 the keys themselves, some `KEYS_AT_ONCE` at a time. Memory does not grow with the rows.
 
-A cut is the number of rows of one segment before a unit: cuts int64 [units + 1, segments].
+A cut is the number of rows of one segment before a unit: cuts int64 [units + 1, segments]. In their
+file each unit's cuts are followed by their CRC-32C.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from isae.errors import StoreCorruptError
 from isae.files import atomic_path
 from isae.randomness import hash64, keyed_seed
+from isae.store.checksum import row_checksums
 from isae.store.segments import HELD_OUT, U64, SegmentFile
 
 BIN_BITS = 16
@@ -67,20 +71,39 @@ class Runs:
 def write_cuts(path: Path, runs: Runs, unit_rows: int) -> None:
     """Find all cuts of a grid and write them as a NumPy file, whole or not at all."""
     units = -(-runs.rows // unit_rows)
-    with atomic_path(path) as temporary:
-        cuts = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.int64, shape=(units + 1, len(runs.segments))
-        )
-        cuts[units] = runs.lengths
-        for unit, cut in _cuts(runs, unit_rows):
-            cuts[unit] = cut
-        cuts.flush()
+    cuts = (cut for _, cut in _cuts(runs, unit_rows))
+    save_cuts(path, (units + 1, len(runs.segments)), chain(cuts, [runs.lengths]))
+
+
+def save_cuts(path: Path, shape: tuple[int, int], cuts: Iterable[Ints]) -> None:
+    """Write cuts of this shape as a NumPy file with their checksums, whole or not at all."""
+    about = {"descr": "<i8", "fortran_order": False, "shape": (shape[0], shape[1] + 1)}
+    # Not mapped into memory: on a full disk a write to such memory ends the process.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, about)
+        for cut in cuts:
+            file.write(np.append(cut, _sum_of(cut)).tobytes())
 
 
 def read_cuts(path: Path) -> Ints:
-    """The cuts of a grid, mapped from the file."""
-    found: Ints = np.load(path, mmap_mode="r")
-    return found
+    """The cuts of a grid, mapped from the file; StoreCorruptError if they are damaged."""
+    try:
+        found: Ints = np.load(path, mmap_mode="r")
+        sound = found.dtype == np.int64 and all(_sum_of(row[:-1]) == row[-1] for row in found)
+    except FileNotFoundError:
+        raise
+    except Exception:  # a damaged header: np.load raises many kinds
+        sound = False
+    if not sound:
+        raise StoreCorruptError(
+            f"expected {path} as a build wrote it, found it damaged; run the build again with "
+            "--resume, which makes it anew"
+        )
+    return found[:, :-1]
+
+
+def _sum_of(cut: Ints) -> int:
+    return int(row_checksums(np.ascontiguousarray(cut)[None])[0])
 
 
 def _cuts(runs: Runs, unit_rows: int) -> Iterator[tuple[int, Ints]]:

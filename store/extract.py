@@ -28,8 +28,10 @@ from isae.store.positions import (
 )
 from isae.store.segments import GridRows
 
-ROW_HEAD = 20
-"""Bytes of a row's key and place."""
+ROW_HEAD = 28
+"""Bytes of a row's key and place, with a checksum of each."""
+ROW_SUM = 4
+"""And of a checksum of each layer's numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Grid:
     """Channels of each layer, in network order."""
 
     def row_bytes(self, item: int) -> int:
-        """Bytes of a row with key and place, a number taking `item` bytes."""
-        return ROW_HEAD + item * sum(self.channels.values())
+        """Bytes of a row while it is built, a number taking `item` bytes."""
+        return ROW_HEAD + sum(item * count + ROW_SUM for count in self.channels.values())
 
 
 def plan_grids(table: Mapping[str, LayerInfo], layers: Sequence[str], size: int) -> list[Grid]:

@@ -149,7 +149,7 @@ def check_apart(out: str, inputs: Sequence[Place], option: str = "--out") -> Non
 
 
 def _write_segments(job: Gathering, reporter: Reporter, stop: Interrupts) -> None:
-    done = job.work.segments_done()
+    done = job.work.whole_segments(range(job.segments), reporter.warn)
     todo = [number for number in range(job.segments) if number not in done]
     with reporter.task(job.segments, "reading", "segments") as meter:
         meter.skip_to(len(done))

@@ -107,8 +107,9 @@ def read(place: Place) -> Manifest:
     mark, data = maybe(place, COMPLETE), maybe(place, MANIFEST)
     if mark is None and not _is_folder(place, COMPLETE):
         raise StoreIncompleteError(
-            f"expected a complete store in {place.url}, found one whose build did not finish; "
-            "go on with isae-store build ... --resume, or build it again with --overwrite"
+            f"expected a complete store in {place.url}, found none ({COMPLETE} is not there): its "
+            "build did not finish; go on with isae-store build ... --resume, or build it again "
+            "with --overwrite"
         )
     if mark is None or data is None or mark != mark_of(data):
         raise StoreCorruptError(

@@ -123,13 +123,17 @@ def make_plan(config: BuildConfig, ranks: Ranks) -> Plan:
 
 
 def work_folder(place: Place, scratch: str | None) -> Path:
-    """Where what is done so far is kept: in the store's folder, or beside it on a local disk."""
-    if scratch is not None:
-        return Path(scratch)
-    if place.local is not None:
+    """Where what is done so far is kept: in the store's folder, or beside it on a local disk.
+
+    Always a folder of this build alone: it is emptied when a build begins or ends.
+    """
+    if place.local is not None and scratch is None:
         return place.local / WORK
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "isae" / hashlib.sha256(place.url.encode()).hexdigest()[:16]
+    where = place.url if place.local is None else str(place.local.resolve())
+    own = f"isae-{hashlib.sha256(where.encode()).hexdigest()[:16]}"
+    if scratch is not None:
+        return Path(scratch) / own
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isae" / own
 
 
 def check_disk(job: Job, reusable: int) -> str:

@@ -27,7 +27,7 @@ from isae.interrupts import Interrupts
 from isae.progress import Meter, Reporter
 from isae.store.assemble import make_units
 from isae.store.config import BuildConfig
-from isae.store.cuts import Ints
+from isae.store.cuts import Ints, save_cuts
 from isae.store.describe import described_forms, described_grids
 from isae.store.extract import Extractor
 from isae.store.images_table import ImagesTable, Split
@@ -164,7 +164,8 @@ def make_shards(
     segments = [SegmentFile(work.segment(number)) for number in range(count)]
     todo = []
     for stride, units in wanted.items():
-        np.save(work.cuts(stride), ranges[stride].cuts(segments))
+        cuts = ranges[stride].cuts(segments)
+        save_cuts(work.cuts(stride), cuts.shape, cuts)
         for unit, names in units.items():
             form = forms[stride]
             chosen = replace(form, layers={name: form.layers[name] for name in names})

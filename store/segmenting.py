@@ -22,6 +22,7 @@ from isae.store.describe import Counts
 from isae.store.extract import Extractor
 from isae.store.extrema import largest_sizes
 from isae.store.plan import Plan
+from isae.store.segment_watch import bad_of, usable_segments, watched
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
 
 
@@ -72,8 +73,8 @@ def joined(parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.
 def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interrupts) -> None:
     """Phase 1: every segment of this rank that is missing."""
     config, ranks = plan.config, plan.ranks
-    done = plan.work.segments_done()
     mine = range(ranks.rank, plan.segments, ranks.size)
+    done = usable_segments(plan, mine, reporter)
     todo = [number for number in mine if number not in done]
     spans = {number: _span(plan, number) for number in mine}
     tally = BadImageTally(max_bad(plan))
@@ -88,6 +89,7 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
     )
     started = time.monotonic()
     with (
+        watched(plan) as watch,
         reporter.task(total, "extracting", "images") as meter,
         _Writer(plan) as writer,
     ):
@@ -98,6 +100,9 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
                 collector = _fill(plan, spans[number], stages, (tally, meter, reporter, stop))
                 counts.extracted += collector.count - len(collector.bad)
                 writer.write(number, collector)
+                watch.decoded(number)
+            writer.finish()
+            watch.finish(todo)
         finally:
             stages.close()  # type: ignore[attr-defined]
     counts.extract_seconds = time.monotonic() - started
@@ -151,11 +156,16 @@ class _Writer:
 
     def write(self, number: int, collector: _Collector) -> None:
         """Write this one while the next is filled."""
-        if self.last is not None:
-            self.last.result()
+        self.finish()
         self.last = self.pool.submit(self._write, number, collector)
 
+    def finish(self) -> None:
+        """Wait until the last one is on disk."""
+        if self.last is not None:
+            self.last.result()
+
     def _write(self, number: int, collector: _Collector) -> None:
+        self.plan.work.check_there()
         write_segment(self.plan.work.segment(number), collector.segment(self.plan))
 
     def __enter__(self) -> _Writer:
@@ -163,8 +173,6 @@ class _Writer:
 
     def __exit__(self, *error: object) -> None:
         self.pool.shutdown(wait=True)
-        if self.last is not None and error[0] is None:
-            self.last.result()
 
 
 def _span(plan: Plan, number: int) -> tuple[int, int]:
@@ -176,11 +184,6 @@ def max_bad(plan: Plan) -> int:
     """More unreadable images than this end the build."""
     wanted = plan.config.max_bad
     return default_max_bad(len(plan.source)) if wanted is None else wanted
-
-
-def bad_of(segment: SegmentFile) -> list[BadImage]:
-    """The unreadable images of a segment."""
-    return [BadImage(*one) for one in segment.facts["bad"]]
 
 
 def segments_of(plan: Plan) -> Iterator[SegmentFile]:

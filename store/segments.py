@@ -14,15 +14,20 @@ at any moment goes on from the files it left. Segments are in the safetensors fo
 grid are `16.key` uint64 [R], `16.place` int32 [R, 3] (image, y, x), and one [R, C] per layer under
 the layer's name; `sizes` int32 [S, 2] are width and height of the images, 0 where unreadable.
 
+Beside every tensor lies `NAME.crc`, uint32 [rows]: the CRC-32C of each of its rows, checked at
+every reading. A store's own checksums are made of rows that were read here: a row that changed on
+the way would look right for ever. The header has a CRC-32C of its own.
+
 Shapes: R rows, C channels, S images.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,14 +36,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isae.errors import StoreCorruptError
+from isae.errors import StoreCorruptError, StoreError
 from isae.files import atomic_path, write_json
+from isae.store.checksum import crc32c, row_checksums
 
 Array = npt.NDArray[Any]
 U64 = npt.NDArray[np.uint64]
+PLAN = "plan.json"
 HELD_OUT = np.uint64(1 << 63)
 """Bit of the keys of held-out images' rows: they come last."""
-_CODES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8", "U64": "<u8"}
+PIECE_BYTES = 8 << 20
+_CODES = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U32": "<u4",
+    "U64": "<u8",
+}
+_SUMS = ".crc"
+_NO_SUM = "00000000"
+_SUM_PLACE = re.compile(rb'("crc32c": ")[0-9a-f]{8}')
 _NAMES = {code: name for name, code in _CODES.items()}
 
 
@@ -71,15 +90,37 @@ class Work:
         self.folder = folder
 
     @property
+    def begun(self) -> bool:
+        """Whether anything is built here."""
+        return (self.folder / PLAN).is_file()
+
+    @property
     def plan(self) -> dict[str, Any] | None:
-        """What is built here, if anything."""
-        path = self.folder / "plan.json"
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        """What is built here, if anything; StoreCorruptError if that cannot be read."""
+        if not self.begun:
+            return None
+        try:
+            found = json.loads((self.folder / PLAN).read_bytes())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise StoreCorruptError(
+                f"expected {self.folder / PLAN} as a build wrote it, found it damaged; begin anew "
+                "with --overwrite"
+            )
         return found
+
+    def check_there(self) -> None:
+        """Raise StoreError unless the folder is still the one that was begun."""
+        if not self.begun:
+            raise StoreError(
+                f"expected the work folder {self.folder} to stay while it is used, found no "
+                f"{PLAN} in it any more; bring it back, or run again, with --resume"
+            )
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Say what is built here."""
-        write_json(self.folder / "plan.json", plan)
+        write_json(self.folder / PLAN, plan)
 
     def segment(self, number: int) -> Path:
         """File of a segment."""
@@ -97,6 +138,11 @@ class Work:
         """Numbers of the segments that are whole."""
         return {int(number) for (number,) in self._found(r"segment-(\d+)\.safetensors")}
 
+    def whole_segments(self, numbers: Iterable[int], warn: Callable[[str], None]) -> set[int]:
+        """Those of `numbers` that are done and undamaged; damaged files are removed."""
+        done = self.segments_done()
+        return {n for n in numbers if n in done and _keep(self.segment(n), warn)}
+
     def units_done(self) -> set[tuple[int, int]]:
         """(stride, number) of the units that are whole."""
         return {(int(s), int(n)) for s, n in self._found(r"unit-(\d+)-(\d+)\.safetensors")}
@@ -106,6 +152,17 @@ class Work:
             return []
         names = [entry.name for entry in os.scandir(self.folder)]
         return [found.groups() for name in names if (found := re.fullmatch(pattern, name))]
+
+
+def _keep(path: Path, warn: Callable[[str], None]) -> bool:
+    """Whether a file is whole; one that is not is removed."""
+    try:
+        SegmentFile(path).check()
+    except StoreCorruptError as error:
+        warn(f"made again: {error}")
+        path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def write_segment(path: Path, segment: Segment) -> None:
@@ -122,8 +179,11 @@ def write_segment(path: Path, segment: Segment) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
     """A safetensors file with `facts` as JSON in its metadata; large arrays are not copied."""
-    header: dict[str, Any] = {"__metadata__": {"isae": json.dumps(dict(facts), sort_keys=True)}}
+    about = {"isae": json.dumps(dict(facts), sort_keys=True), "crc32c": _NO_SUM}
+    header: dict[str, Any] = {"__metadata__": about}
     offset = 0
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    tensors |= {name + _SUMS: row_checksums(value) for name, value in tensors.items()}
     for name, value in tensors.items():
         code = _NAMES[value.dtype.newbyteorder("<").str]
         span = [offset, offset + value.nbytes]
@@ -131,32 +191,56 @@ def write_tensors(path: Path, tensors: Mapping[str, Array], facts: Mapping[str, 
         offset += value.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    about["crc32c"] = _header_sum(text)
+    text = json.dumps(header).encode().ljust(len(text))
     with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
         head = np.frombuffer(len(text).to_bytes(8, "little") + text, dtype=np.uint8)
         for part in (head, *tensors.values()):
-            data = memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            data = as_bytes(part)
             while data:
                 data = data[file.write(data) :]
 
 
 class SegmentFile:
-    """A safetensors file read in pieces."""
+    """A safetensors file of `write_tensors` read in pieces.
+
+    Raises StoreCorruptError where it is not what was written, StoreError where it is gone.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        descriptor = self._open()
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if length > os.fstat(file.fileno()).st_size:
-                    raise ValueError("a header that ends behind the file")
-                self.header: dict[str, Any] = json.loads(file.read(length))
+            size = os.fstat(descriptor).st_size
+            length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
             self.base = 8 + length
-            self.facts: dict[str, Any] = json.loads(self.header.pop("__metadata__")["isae"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreCorruptError(
-                f"expected {path} as a build wrote it, found {type(error).__name__}: {error}; "
-                "remove that file and run the build again with --resume"
-            ) from error
+            text = os.pread(descriptor, length, 8) if self.base <= size else b""
+        finally:
+            os.close(descriptor)
+        try:
+            self.header: dict[str, Any] = json.loads(text)
+            about = self.header.pop("__metadata__")
+            whole = _header_sum(text) == about["crc32c"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise self._damaged("a header that is damaged")
+        ends = [one["data_offsets"][1] for one in self.header.values()]
+        if size != self.base + max(ends, default=0):
+            raise self._damaged(f"{size} bytes")
+        self.facts: dict[str, Any] = json.loads(about["isae"])
+        sums = [name for name in self.header if name.endswith(_SUMS)]
+        self._sums = {name.removesuffix(_SUMS): self.header.pop(name) for name in sums}
+
+    def check(self) -> None:
+        """Read everything; raises what reading raises."""
+        for name, one in self.header.items():
+            rows, *shape = one["shape"]
+            dtype = self.dtype(name)
+            step = max(1, PIECE_BYTES // max(math.prod(shape) * dtype.itemsize, 1))
+            for start in range(0, rows, step):
+                piece = np.empty((min(step, rows - start), *shape), dtype)
+                self.read_into([(name, start, piece)])
 
     def rows(self, name: str) -> int:
         """Length of a tensor's first axis; 0 if it is not there."""
@@ -175,27 +259,51 @@ class SegmentFile:
 
     def read_into(self, wanted: Sequence[tuple[str, int, Array]]) -> None:
         """Fill each array with rows of tensor `name` from row `start`: (name, start, array)."""
-        descriptor = os.open(self.path, os.O_RDONLY)
+        descriptor = self._open()
         try:
             for name, start, out in wanted:
-                width = out.nbytes // max(len(out), 1)
-                offset = self.base + self.header[name]["data_offsets"][0] + start * width
-                data = as_bytes(out)
-                while data:
-                    count = os.preadv(descriptor, [data], offset)
-                    if not count:
-                        raise StoreCorruptError(
-                            f"expected {self.path} as a build wrote it, found it shorter; "
-                            "remove that file and run the build again with --resume"
-                        )
-                    data, offset = data[count:], offset + count
+                sums = np.empty(len(out), dtype=np.uint32)
+                self._read(descriptor, self.header[name], start, out)
+                self._read(descriptor, self._sums[name], start, sums)
+                if not np.array_equal(row_checksums(out), sums):
+                    raise self._damaged(f"rows of {name} whose CRC-32C does not fit")
         finally:
             os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreError(
+                f"expected {self.path} to stay until the build ends, found it gone; bring it "
+                "back, or leave it out, and run again with --resume"
+            ) from error
+
+    def _read(self, descriptor: int, entry: Mapping[str, Any], start: int, out: Array) -> None:
+        width = out.nbytes // max(len(out), 1)
+        offset, data = self.base + entry["data_offsets"][0] + start * width, as_bytes(out)
+        while data:
+            count = os.preadv(descriptor, [data], offset)
+            if not count:
+                raise self._damaged("it shorter")
+            data, offset = data[count:], offset + count
+
+    def _damaged(self, found: str) -> StoreCorruptError:
+        return StoreCorruptError(
+            f"expected {self.path} as a build wrote it, found {found}; run the build again with "
+            "--resume, which makes it anew"
+        )
 
     @cached_property
     def sizes_S2(self) -> Array:
         """Width and height of the segment's images, 0 where unreadable."""
         return self.whole("sizes")
+
+
+def _header_sum(text: bytes) -> str:
+    """CRC-32C of a header, the place of its own sum filled with zeros."""
+    plain = _SUM_PLACE.sub(rb"\g<1>" + _NO_SUM.encode(), text, count=1)
+    return f"{crc32c(np.frombuffer(plain, dtype=np.uint8)):08x}"
 
 
 def as_bytes(values: Array) -> memoryview:

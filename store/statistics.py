@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from isae.compiled import compiled
 from isae.errors import StoreCorruptError
-from isae.files import atomic_path
+from isae.files import write_bytes
 
 Floats = npt.NDArray[np.float64]
 BLOCK_ROWS = 1024
@@ -160,8 +160,8 @@ def save_statistics(path: Path, statistics: dict[str, ChannelStatistics]) -> Non
         tensors[f"{layer}.count"] = np.asarray([one.count], dtype=np.int64)
         for field in FIELDS:
             tensors[f"{layer}.{field}"] = np.ascontiguousarray(getattr(one, field))
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+    # Not save_file: its errors, such as for a full disk, are no OSError.
+    write_bytes(path, save(tensors))
 
 
 def load_statistics(data: bytes, layer: str) -> ChannelStatistics:

@@ -9,7 +9,6 @@ Shapes: R rows of the unit, C channels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from isae.errors import StoreCorruptError
 from isae.store.cuts import Ints, read_cuts
 from isae.store.error_sums import ErrorSums
 from isae.store.layout import INDEX, grid_group, shard_key
+from isae.store.manifest import entry
 from isae.store.places import Place
 from isae.store.quantise import Quantiser
 from isae.store.segments import SegmentFile, Work, sorting, write_tensors
@@ -55,6 +56,25 @@ class UnitMaker:
     ) -> None:
         self.place, self.work, self.segments, self.form = place, work, segments, form
         self.cuts = read_cuts(work.cuts(form.stride))
+
+    def is_done(self, number: int) -> bool:
+        """Whether a unit is marked as done, and its files are still what was written.
+
+        Files in a bucket are compared by their size: the bucket keeps checksums of its own.
+        """
+        if not self.work.unit(self.form.stride, number).exists():
+            return False
+        try:
+            unit = SegmentFile(self.work.unit(self.form.stride, number))
+            unit.check()
+            return all(self._is_there(key, one) for key, one in unit.facts["files"].items())
+        except (StoreCorruptError, FileNotFoundError):
+            return False
+
+    def _is_there(self, key: str, expected: Mapping[str, Any]) -> bool:
+        if self.place.local is None:
+            return self.place.size(key) == int(expected["bytes"])
+        return entry(self.place.read(key)) == expected
 
     def make(self, number: int) -> int:
         """Write all files of a unit, then the mark that it is done; its rows."""
@@ -115,4 +135,4 @@ class UnitMaker:
     def _write(self, array: str, form: ShardFormat, number: int, rows_RC: Array) -> dict[str, Any]:
         key, data = shard_key(array, number), encode_shard(form, rows_RC)
         self.place.write(key, data)
-        return {key: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+        return {key: entry(data)}

@@ -106,7 +106,7 @@ def test_a_truncated_segment_is_named(tmp_path: Path) -> None:
     data = path.read_bytes()
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
-        with pytest.raises(StoreCorruptError, match=r"segment-000000.*remove that file"):
+        with pytest.raises(StoreCorruptError, match=r"segment-000000.*makes it anew"):
             read_all(path)
 
 
