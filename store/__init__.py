@@ -1,7 +1,8 @@
 """The activation store: photos to shuffled, compressed, checksummed activations on disk.
 
-`build_store` writes one, `open_store` reads one, `verify_store` checks every byte of one. The
-layout is described in `store/layout.py`, the shuffle in `store/cuts.py`.
+`build_store` writes one, `open_store` reads one, `verify_store` checks every byte of one and
+`repair_store` makes anew what is broken. The layout is described in `store/layout.py`, the shuffle
+in `store/cuts.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from isae.store.bitmap_zarr import BitmapCodec
 from isae.store.config import BuildConfig
 from isae.store.reader import Store, StoredLayer, open_store
+from isae.store.repair import repair_store
 from isae.store.statistics import ChannelStatistics
 from isae.store.verify import verify_store
 
@@ -25,6 +27,7 @@ __all__ = [
     "StoredLayer",
     "build_store",
     "open_store",
+    "repair_store",
     "verify_store",
 ]
 

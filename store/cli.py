@@ -1,4 +1,4 @@
-"""`isae-store`: build, info, verify."""
+"""`isae-store`: build, info, verify, repair; the others are in store/tools_cli.py."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from isae.store.build import build_store
 from isae.store.config import BuildConfig
 from isae.store.ranks import EndedTogetherError, is_first, linger
 from isae.store.reader import open_store
+from isae.store.repair import repair_store
 from isae.store.summary import describe, summarise
 from isae.store.tools_cli import register
 from isae.store.verify import verify_store
@@ -134,6 +135,42 @@ def verify(
     cli.finish(results, as_json=as_json, lines=text)
     if problems:
         raise typer.Exit(EXIT_DAMAGED)
+
+
+@app.command()
+def repair(
+    store: StorePath,
+    images: Annotated[
+        str | None,
+        typer.Option(help="The same images as before; default: where they were when it was built."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="The same weights; default: as when it was built.")
+    ] = None,
+    scratch: Annotated[
+        str | None, typer.Option(help="Folder for rows on their way; default: inside the store.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is broken and what it would take.")
+    ] = False,
+    remove_strangers: Annotated[
+        bool, typer.Option("--remove-strangers", help="Delete files that are not of the store.")
+    ] = False,
+    seed: cli.UnusedSeedOption = 0,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
+    """Make damaged and missing files anew from the same images, to the same bytes."""
+    done = repair_store(
+        store,
+        images=images,
+        weights=weights,
+        scratch=scratch,
+        remove_strangers=remove_strangers,
+        dry_run=dry_run,
+        reporter=cli.reporter(quiet),
+    )
+    cli.finish(done.results(), as_json=as_json, lines=done.describe)
 
 
 register(app)

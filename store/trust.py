@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
@@ -15,13 +17,19 @@ from isae.store.segments import Work
 def trusted_manifest(place: Place) -> tuple[bytes, dict[str, str]]:
     """The manifest's bytes, and what is wrong with its two copies and the mark.
 
-    Raises StoreError unless two of the three agree.
+    Raises StoreError unless two of the three agree, and for copies that were changed alike.
     """
     copies = {key: manifest.maybe(place, key) for key in (MANIFEST, BACKUP)}
     mark = manifest.maybe(place, COMPLETE)
-    there = [data for data in copies.values() if data is not None]
+    there = [data for data in copies.values() if data is not None and _is_manifest(data)]
     right = [data for data in there if manifest.mark_of(data) == mark]
     if not right and len(there) == 2 and there[0] == there[1]:
+        if _is_of_another(mark, manifest.mark_of(there[0])):
+            raise StoreCorruptError(
+                f"expected {COMPLETE} in {place.url} to hold the SHA-256 of {MANIFEST}, found that "
+                "of another one, so both copies of the manifest were changed; restore one of them "
+                "from a copy, or build the store again with --overwrite"
+            )
         right = there
     if not right:
         if mark is None and Work(work_folder(place, None)).plan is not None:
@@ -66,6 +74,24 @@ def _unfinished(place: Place) -> StoreIncompleteError:
         f"expected a complete store in {place.url}, found one whose build did not finish; go on "
         "with isae-store build ... --resume"
     )
+
+
+def _is_manifest(data: bytes) -> bool:
+    try:
+        found = json.loads(data)
+        return bool(manifest.content_id(found["files"]) == found["content_id"])
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _is_of_another(mark: bytes | None, right: bytes) -> bool:
+    """Whether a mark is whole but another manifest's: a damaged one is no hash, or nearly `right`.
+
+    Two hashes share one character in 16.
+    """
+    if mark is None or not re.fullmatch(rb"[0-9a-f]{64}\n", mark):
+        return False
+    return sum(a == b for a, b in zip(mark, right, strict=True)) < len(right) // 2
 
 
 def _state(data: bytes | None) -> str:
