@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from isae.config import to_json
+from isae.errors import StoreError
 from isae.images import RESIZE_RULE, BadImageTally, ImageSource
 from isae.inception import LayerInfo
 from isae.store.assemble import INDEX_CODEC, Assembled, grid_form
@@ -123,12 +125,15 @@ def described_grids(manifest: Manifest) -> list[Grid]:
 
 
 def described_forms(manifest: Manifest) -> list[GridForm]:
-    """How the arrays of each of `described_grids` lie in their files."""
+    """How the arrays of each of `described_grids` lie in their files.
+
+    Raises StoreError if the manifest does not tell the scales of quantised layers.
+    """
     layers, dtype, forms = manifest["layers"], manifest["dtype"], []
     for grid in described_grids(manifest):
         first = layers[next(iter(grid.channels))]
         quantisers = {
-            name: Quantiser(dtype, np.asarray(layers[name]["quantisation"]["scale"], np.float32))
+            name: _described_quantiser(dtype, name, layers[name])
             for name in grid.channels
             if dtype in QUANTISED
         }
@@ -137,6 +142,16 @@ def described_forms(manifest: Manifest) -> list[GridForm]:
         codecs = (manifest["codec"], manifest.get("index_codec", INDEX_CODEC))
         forms.append(grid_form(grid, rows, dtype, codecs, quantisers, shard_rows))
     return forms
+
+
+def _described_quantiser(dtype: str, name: str, layer: Mapping[str, Any]) -> Quantiser:
+    scale = layer.get("quantisation", {}).get("scale")
+    if scale is None:
+        raise StoreError(
+            f"expected the scales of {name} in the manifest, found none: another version of isae "
+            "wrote it; build the store again"
+        )
+    return Quantiser(dtype, np.asarray(scale, dtype=np.float32))
 
 
 def found_from_anywhere(source: ImageSource) -> str:

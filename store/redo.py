@@ -102,10 +102,11 @@ def open_origin(
 ) -> Origin:
     """Open the images again; StoreError if they are not those that the store was built from."""
     found = manifest["images"]
-    if "config" not in manifest or "fingerprint" not in found:
+    if "config" not in manifest:
+        made_of = ", ".join(manifest.get("made", {}).get("of", [])[:3]) or "other rows"
         raise StoreError(
-            "expected a store that was built from images, found one made of other rows; make it "
-            "again from what it was made of"
+            f"expected a store that was built from images, found one made of {made_of}; merge or "
+            "convert it again with --overwrite"
         )
     config = from_json(BuildConfig, manifest["config"])
     spec = images or found["spec"]

@@ -38,6 +38,7 @@ from isae.store.layout import (
     MANIFEST,
     ROOT_FILES,
     STATISTICS,
+    WORK,
     grid_group,
     shard_key,
 )
@@ -170,7 +171,7 @@ class _Repair:
 
     def strangers(self) -> list[str]:
         """Files that the manifest does not know, but for the lock that we hold."""
-        mine = f"work/{SCRATCH}/"
+        mine = f"{WORK}/{SCRATCH}/"
         stored = self.place.keys()
         known = {*self.files, *ROOT_FILES}
         return [key for key, _ in stored if key not in known and not key.startswith(mine)]

@@ -32,7 +32,7 @@ def trusted_manifest(place: Place) -> tuple[bytes, dict[str, str]]:
             )
         right = there
     if not right:
-        if mark is None and Work(work_folder(place, None)).plan is not None:
+        if mark is None and Work(work_folder(place, None)).begun:
             raise _unfinished(place)
         raise StoreCorruptError(
             f"expected two of {MANIFEST}, {BACKUP} and {COMPLETE} in {place.url} to agree, found "
@@ -65,7 +65,7 @@ def check_can_repair(place: Place, found: manifest.Manifest, roots: Mapping[str,
             f"{found.get('format_version')}, which cannot be repaired; build it again"
         )
     scratch = found.get("config", {}).get("scratch")
-    if roots.get(COMPLETE) == "missing" and Work(work_folder(place, scratch)).plan is not None:
+    if roots.get(COMPLETE) == "missing" and Work(work_folder(place, scratch)).begun:
         raise _unfinished(place)
 
 

@@ -21,6 +21,7 @@ from isae.store import BuildConfig, build_store, manifest, open_store, redo, ver
 from isae.store.cli import app
 from isae.store.layout import BACKUP, BUILDING, COMPLETE, IMAGES, MANIFEST, STATISTICS
 from isae.store.locks import PlaceLock
+from isae.store.merge import MergeConfig, merge_stores
 from isae.store.places import LocalPlace, Place, open_place
 from isae.store.repair import repair_store
 
@@ -252,6 +253,22 @@ def test_other_images_are_refused_but_only_where_images_are_needed(
     with pytest.raises(StoreError):
         repair_store(config.out)
     assert verify_store(config.out) == ["stride16/mixed4a/c/0/0: missing"]
+
+
+def test_merged_stores_come_back_but_for_their_rows(small_config: Config, tmp_path: Path) -> None:
+    stores = [str(tmp_path / name) for name in ("first", "second")]
+    for seed, out in enumerate(stores):
+        build_store(small_config(images="synthetic:9", layers=("mixed4a",), seed=seed, out=out))
+    merged = str(tmp_path / "merged")
+    merge_stores(MergeConfig(stores=tuple(stores), out=merged))
+    place = open_place(merged)
+    whole = contents(place)
+    for key in (MANIFEST, STATISTICS, "stride16/mixed4a/zarr.json", "stride16/zarr.json"):
+        remove(place, key)
+        check_repaired(merged, whole, {key})
+    remove(place, "stride16/mixed4a/c/0/0")
+    with pytest.raises(StoreError, match=f"found one made of {stores[0]}, {stores[1]}; merge"):
+        repair_store(merged)
 
 
 def test_other_weights_are_refused(copied: Path) -> None:
