@@ -64,8 +64,12 @@ def check_repaired(where: str | Path, whole: dict[str, bytes], damaged: set[str]
     assert sorted(done.repaired) == sorted(damaged)
     assert contents(open_place(where)) == whole
     assert verify_store(where) == []
-    again = repair_store(where)
-    assert (again.broken, again.repaired, again.images) == ({}, [], 0)
+
+
+def test_a_whole_store_stays_as_it_is(built: Path, copied: Path) -> None:
+    done = repair_store(copied)
+    assert (done.broken, done.repaired, done.images) == ({}, [], 0)
+    assert contents(open_place(copied)) == contents(open_place(built))
 
 
 def test_the_list_of_files_is_whole(built: Path) -> None:
