@@ -131,21 +131,22 @@ def train_rows(segment: Segment) -> dict[str, int]:
     }
 
 
-def check_apart(out: str, inputs: Sequence[Place], option: str = "--out") -> None:
-    """Raise StoreError if what is written would lie in an input, or an input in it."""
+def check_apart(out: str, inputs: Sequence[Place], *, may_lie_inside: bool = False) -> None:
+    """Raise StoreError if an input would lie in what is written, or, unless it may, out in one."""
     place = open_place(out)
     for one in inputs:
-        if place.local is not None and one.local is not None:
-            mine, other = place.local.resolve(), one.local.resolve()
-            apart = mine not in (other, *other.parents) and other not in mine.parents
-        else:
-            mine_url, other_url = f"{place.url.rstrip('/')}/", f"{one.url.rstrip('/')}/"
-            apart = not mine_url.startswith(other_url) and not other_url.startswith(mine_url)
-        if not apart:
+        mine, other = _full_name(place), _full_name(one)
+        inside = mine.startswith(other) and not (may_lie_inside and mine != other)
+        if other.startswith(mine) or inside:
             raise StoreError(
-                f"expected {option} apart from what is read, found {place.url} in the same place "
-                f"as {one.url}; choose another {option}"
+                f"expected --out apart from what is read, found {place.url} in the same place as "
+                f"{one.url}; choose another --out"
             )
+
+
+def _full_name(place: Place) -> str:
+    name = place.url if place.local is None else str(place.local.resolve())
+    return f"{name.rstrip('/')}/"
 
 
 def _write_segments(job: Gathering, reporter: Reporter, stop: Interrupts) -> None:

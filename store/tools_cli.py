@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 from isae import cli
+from isae.config import check
 from isae.errors import ConfigError
+from isae.store.convert import describe_export, export
+from isae.store.import_arrays import import_arrays
+from isae.store.import_config import ImportConfig
 from isae.store.listing import describe_list, describe_rows, first_rows, list_stores
 from isae.store.merge import MergeConfig, merge_stores
 from isae.store.reader import open_store
@@ -26,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="ls")(list_)
     app.command()(head)
     app.command()(merge)
+    app.command()(convert)
 
 
 def list_(
@@ -76,6 +81,89 @@ def merge(
     _check_one(overwrite, resume)
     config = MergeConfig(tuple(stores), out, seed, codec, scratch)
     made = merge_stores(config, overwrite=overwrite, resume=resume, reporter=cli.reporter(quiet))
+    results = summarise(out, made)
+    cli.finish(results, as_json=as_json, lines=lambda: describe(results))
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="STORE|FOLDER|FILE", help="What is read; it stays as it is.")
+    ],
+    out: OutOption,
+    to: Annotated[
+        str | None, typer.Option("--to", help="From a store to npy, safetensors or zarr.")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="To a store from npy or safetensors.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="--to: layers, separated by commas; default: all.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="--from: name of the layer.")] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(help="--from: .npy file of (image, y, x); default: the folder's index.npy."),
+    ] = None,
+    tensor: Annotated[
+        str | None, typer.Option(help="--from safetensors: tensor; default: activations.")
+    ] = None,
+    rows_per_image: Annotated[
+        int, typer.Option(help="--from without an index: rows of each image.")
+    ] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="--from: float16 or float32; default: as the arrays are.")
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(help="--from: share of images held out; default: 0.05, or the export's own."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="--from: network of the layer, for its branches.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="With --model: side of the input.")] = None,
+    seed: cli.SeedOption = 0,
+    codec: Annotated[
+        str | None,
+        typer.Option(help="Of a store: small, fast, none, or JSON; default: small, for zarr zstd."),
+    ] = None,
+    scratch: ScratchOption = None,
+    overwrite: OverwriteOption = False,
+    resume: ResumeOption = False,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
+    """Write a store as npy, safetensors or plain Zarr, or make one of caches made elsewhere."""
+    _check_one(overwrite, resume)
+    if (to is None) == (from_ is None):
+        raise ConfigError("expected one of --to and --from, found both or neither; give one")
+    reporter = cli.reporter(quiet)
+    if to is not None:
+        check(
+            not resume, "--resume with --from only", "--to", "leave it out; an export is made anew"
+        )
+        check(codec is None or to == "zarr", "--codec with --to zarr only", codec)
+        chosen = [name.strip() for name in (layers or "").split(",") if name.strip()]
+        results = export(source, to, out, chosen, codec, overwrite, reporter)
+        cli.finish(results, as_json=as_json, lines=lambda: describe_export(results))
+        return
+    check(layer is not None, "--layer with --from", None, "name the layer")
+    config = ImportConfig(
+        source=source,
+        format=str(from_),
+        layer=str(layer),
+        out=out,
+        index=index,
+        tensor=tensor,
+        rows_per_image=rows_per_image,
+        dtype=dtype,
+        holdout=holdout,
+        model=model,
+        size=size,
+        seed=seed,
+        codec=codec or "small",
+        scratch=scratch,
+    )
+    made = import_arrays(config, overwrite=overwrite, resume=resume, reporter=reporter)
     results = summarise(out, made)
     cli.finish(results, as_json=as_json, lines=lambda: describe(results))
 
