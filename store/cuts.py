@@ -27,7 +27,7 @@ from isae.store.checksum import row_checksums
 from isae.store.segments import HELD_OUT, U64, SegmentFile
 
 BIN_BITS = 16
-KEYS_AT_ONCE = 4 << 20
+KEYS_AT_ONCE = 1 << 20
 Ints = npt.NDArray[np.int64]
 
 
@@ -113,15 +113,21 @@ def _cuts(runs: Runs, unit_rows: int) -> Iterator[tuple[int, Ints]]:
     for last_bin in _bin_groups(runs.histogram()):
         limit = None if last_bin == 1 << BIN_BITS else np.uint64(last_bin << (64 - BIN_BITS))
         parts = [_until(runs, s, int(start), limit) for s, start in enumerate(reached)]
-        keys = np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.uint64)
-        base = int(reached.sum())
-        while unit * unit_rows < base + len(keys):
-            first = keys[unit * unit_rows - base]
+        base, after = int(reached.sum()), sum(map(len, parts))
+        wanted = np.arange(unit * unit_rows - base, after, unit_rows)
+        for first in _sorted(parts)[wanted]:
             inside = [int(np.searchsorted(part, first)) for part in parts]
             cut = reached + np.asarray(inside, dtype=np.int64)
             yield unit, _with_ties(runs, cut, first, unit * unit_rows)
             unit += 1
         reached = reached + np.asarray([len(part) for part in parts], dtype=np.int64)
+        del parts  # before the next group's are read
+
+
+def _sorted(parts: Sequence[U64]) -> U64:
+    keys = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+    keys.sort()
+    return keys
 
 
 def _bin_groups(histogram: Ints) -> Iterator[int]:
