@@ -12,6 +12,7 @@ import torch
 from isae.errors import RunError, StoreError
 from isae.inception import LayerInfo, layer_table
 from isae.store import Store, StoredLayer, open_store
+from isae.store.places import open_place
 from isae.train import SAE
 
 
@@ -86,8 +87,9 @@ def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _open_store(
     run: Path, config: dict[str, Any], summary: dict[str, Any], store: str | Path | None
 ) -> Store:
-    path = Path(store) if store is not None else Path(str(config["store"]))
-    if store is None and not path.exists():
+    path = str(config["store"] if store is None else store)
+    local = open_place(path).local
+    if store is None and local is not None and not local.exists():
         raise StoreError(
             f"expected the store that {run} was trained on at {path}, found nothing there; "
             "give its present place with --store PATH"

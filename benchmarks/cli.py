@@ -111,7 +111,7 @@ def train(
 
 @app.command()
 def quality(
-    store: Annotated[Path, typer.Argument(help="An activation store with held-out rows.")],
+    store: Annotated[str, typer.Argument(help="An activation store with held-out rows.")],
     layer: Annotated[str, typer.Option(help="A layer of the store.")] = "mixed4c",
     kernels: Annotated[
         str, typer.Option(help="Kernels of isae; the first is compared with everything else.")

@@ -74,7 +74,7 @@ class Data:
 
 
 def bench_quality(
-    path: Path,
+    path: str | Path,
     layer: str,
     *,
     kernels: list[str],
@@ -124,7 +124,7 @@ def bench_quality(
     return result | {"complete": True}
 
 
-def _open(path: Path, layer: str, batch: int, device: torch.device) -> Data:
+def _open(path: str | Path, layer: str, batch: int, device: torch.device) -> Data:
     store = open_store(path)
     if layer not in store.layers:
         raise unknown_name("layer", layer, store.layers)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from isae.errors import CodecError, StoreCorruptError
 from isae.store.layout import metadata_file, shard_key
-from isae.store.places import Place
+from isae.store.place import Place, Stamp
 from isae.store.quantise import ATTRIBUTE, Quantiser
 from isae.store.shards import ABSENT, ShardFormat, decode_index
 
@@ -36,8 +36,15 @@ class StoredArray:
     Reading is safe from several threads at once, and decodes outside the interpreter's lock.
     """
 
-    def __init__(self, place: Place, name: str, files: Mapping[str, Mapping[str, Any]]) -> None:
-        self.place, self.name = place, name
+    def __init__(
+        self,
+        place: Place,
+        name: str,
+        files: Mapping[str, Mapping[str, Any]],
+        check_mark: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check_mark` raises a StoreError if the place holds another store by now."""
+        self.place, self.name, self.check_mark = place, name, check_mark
         metadata = self._metadata(files)
         try:
             self.form = ShardFormat.from_metadata(metadata)
@@ -54,6 +61,7 @@ class StoredArray:
         self.chunk_rows, self.shard_rows = self.form.chunk_rows, self.form.shard_rows
         self.sizes = [files[shard_key(name, s)]["bytes"] for s in range(self.form.shards)]
         self.indexes: dict[int, npt.NDArray[np.uint64]] = {}
+        self.stamps: dict[int, Stamp] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -111,8 +119,10 @@ class StoredArray:
         try:
             data = self.place.read(key)
         except FileNotFoundError as error:
+            self.check_mark()
             raise damaged(f"{self.place.url}/{key}", "no file") from error
         if key not in files or hashlib.sha256(data).hexdigest() != files[key]["sha256"]:
+            self.check_mark()
             raise damaged(f"{self.place.url}/{key}", "another SHA-256 than the manifest's")
         metadata: dict[str, Any] = json.loads(data)
         return metadata
@@ -150,8 +160,6 @@ class StoredArray:
     def _read_shard(self, start: int, stop: int, out_RC: Array) -> None:
         """Rows of one shard: one read of all their chunks, then chunk by chunk."""
         shard, key = start // self.shard_rows, shard_key(self.name, start // self.shard_rows)
-        if self.place.local is not None:
-            self._check_shard(shard)
         base = shard * self.shard_rows
         first = (start - base) // self.chunk_rows
         last = -(-(stop - base) // self.chunk_rows)
@@ -160,11 +168,14 @@ class StoredArray:
             if (index[:, 0] == ABSENT).any():
                 raise CodecError("chunks that were never written")
             low, high = int(index[:, 0].min()), int(index.sum(axis=1).max())
-            data = memoryview(self.place.read(key, low, high))
+            data = memoryview(self._read(shard, low, high))
             for number, (offset, length) in enumerate(index.tolist(), first):
                 chunk = data[offset - low : offset - low + length]
                 self._decode(chunk, base + number * self.chunk_rows, start, out_RC)
-        except (FileNotFoundError, CodecError) as error:
+        except FileNotFoundError:
+            self._compare_size(shard, None)
+        except CodecError as error:
+            self.check_mark()
             raise damaged(f"{self.place.url}/{key}", f"rows {start} to {stop}: {error}") from error
 
     def _decode(self, data: memoryview, begins: int, start: int, out_RC: Array) -> None:
@@ -186,15 +197,22 @@ class StoredArray:
     def _index(self, shard: int) -> npt.NDArray[np.uint64]:
         if shard not in self.indexes:
             size = self.sizes[shard]
-            tail = self.place.read(shard_key(self.name, shard), size - self.form.index_bytes, size)
+            tail = self._read(shard, size - self.form.index_bytes, size)
             self.indexes[shard] = decode_index(self.form, tail, size)
         return self.indexes[shard]
 
-    def _check_shard(self, shard: int) -> None:
-        self._compare_size(shard, self.place.size(shard_key(self.name, shard)))
+    def _read(self, shard: int, start: int, stop: int) -> bytes:
+        """Bytes of a shard, of this store: chunks of another one have right checksums too."""
+        data, stamp = self.place.read_stamped(shard_key(self.name, shard), start, stop)
+        if stamp != self.stamps.get(shard):
+            self._compare_size(shard, stamp.size)
+            self.check_mark()
+            self.stamps[shard] = stamp
+        return data
 
     def _compare_size(self, shard: int, size: int | None) -> None:
         if size != self.sizes[shard]:
+            self.check_mark()
             found = "no file" if size is None else f"{size} bytes"
             raise damaged(
                 f"{self.place.url}/{shard_key(self.name, shard)}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from isae.files import fsync, is_temporary, temporary_beside, write_bytes
-from isae.store.place import Place, check_key, check_range
+from isae.store.place import Place, Stamp, check_key, check_range
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
@@ -37,16 +37,24 @@ class LocalPlace(Place):
         return LocalPlace, (self.local,)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        """One open and one pread: no buffer of Python's, no lock held while the disk works."""
+        """Bytes [start, stop) of a file."""
+        return self.read_stamped(key, start, stop)[0]
+
+    def read_stamped(
+        self, key: str, start: int = 0, stop: int | None = None
+    ) -> tuple[bytes, Stamp]:
+        """One open, stat and pread: no buffer of Python's, no lock held while the disk works."""
         check_range(start, stop)
         path = f"{self._folder}/{check_key(key)}"  # pathlib costs more than the disk's cache
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
+                about = os.fstat(descriptor)
                 if stop is None:
-                    stop = max(start, os.fstat(descriptor).st_size)
+                    stop = max(start, about.st_size)
                 # A folder can be opened, and is found out by reading at least a byte.
-                return _read_fully(descriptor, start, max(stop, start + 1))[: stop - start]
+                data = _read_fully(descriptor, start, max(stop, start + 1))[: stop - start]
+                return data, Stamp(about.st_size, f"{about.st_ino}-{about.st_mtime_ns}")
             finally:
                 os.close(descriptor)
         except (NotADirectoryError, IsADirectoryError) as error:

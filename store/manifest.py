@@ -98,7 +98,24 @@ def mark_of(data: bytes) -> bytes:
 
 
 def read(place: Place) -> Manifest:
-    """The manifest of a complete store.
+    """The manifest of a complete store; errors as those of `read_marked`."""
+    return read_marked(place)[0]
+
+
+def check_mark(place: Place, mark: bytes) -> None:
+    """Raise StoreError unless the store in `place` is still the one that has this mark.
+
+    A build takes the mark away before it touches anything else.
+    """
+    if maybe(place, COMPLETE) != mark:
+        raise StoreError(
+            f"expected the store in {place.url} to stay while it is read, found that it was "
+            "removed, damaged or built again; open it again"
+        )
+
+
+def read_marked(place: Place) -> tuple[Manifest, bytes]:
+    """The manifest of a complete store, and its completion mark.
 
     Raises StoreError (no store there), StoreIncompleteError (no completion mark) or
     StoreCorruptError (the manifest is not the one the mark was written for).
@@ -123,7 +140,7 @@ def read(place: Place) -> Manifest:
             f"expected a store of format {' or '.join(map(str, READABLE))} in {place.url}, found "
             f"{manifest['format_version']}; use the isae version that wrote it"
         )
-    return manifest
+    return manifest, mark
 
 
 def maybe(place: Place, key: str) -> bytes | None:

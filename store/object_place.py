@@ -19,9 +19,10 @@ from obstore.store import MemoryStore, from_url
 
 from isae.errors import ConfigError, IsaeError, StoreError
 from isae.store.object_errors import SETTINGS, bucket_is_absent, explained, is_past_the_end
-from isae.store.place import Place, check_key, check_range
+from isae.store.place import Place, Stamp, check_key, check_range
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 # A wrong endpoint must be told in about 20 s, yet a slow line must be able to send a part of
@@ -75,20 +76,24 @@ class ObjectPlace(Place):
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop) of an object, by one request."""
+        return self.read_stamped(key, start, stop)[0]
+
+    def read_stamped(
+        self, key: str, start: int = 0, stop: int | None = None
+    ) -> tuple[bytes, Stamp]:
+        """As `read`; the stamp is the object's ETag."""
         check_range(start, stop)
-        if stop == start:
-            return self._nothing_of(key)
         path = self._path(key)
-        try:
-            with self._explained(key):
-                if stop is not None:
-                    part = obstore.get_range(self._reading, path, start=start, end=stop)
-                    return part.to_bytes()
-                options = {"range": {"offset": start}} if start else {}
-                whole = obstore.get(self._reading, path, options=options)  # type: ignore[arg-type]
-                return whole.bytes().to_bytes()
-        except _PastTheEndError:
-            return b""
+        options: Any = {"range": {"offset": start}} if start else {}
+        if stop is not None:
+            options = {"range": (start, stop)}
+        with contextlib.suppress(_PastTheEndError), self._explained(key):
+            if stop == start:
+                return b"", _stamp(obstore.head(self._reading, path))
+            found = obstore.get(self._reading, path, options=options)
+            return found.bytes().to_bytes(), _stamp(found.meta)
+        with self._explained(key):
+            return b"", _stamp(obstore.head(self._reading, path))
 
     def size(self, key: str) -> int | None:
         """The bytes of an object, or None where it is not there."""
@@ -156,11 +161,6 @@ class ObjectPlace(Place):
     def _path(self, key: str) -> str:
         return self._root + check_key(key)
 
-    def _nothing_of(self, key: str) -> bytes:
-        if self.size(key) is None:
-            raise self._absent(key)
-        return b""
-
     def _absent(self, key: str) -> FileNotFoundError:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self.url}/{key}")
 
@@ -198,6 +198,10 @@ class ObjectPlace(Place):
 
 class _PastTheEndError(Exception):
     """A range starts at or beyond the end of an object."""
+
+
+def _stamp(meta: ObjectMeta) -> Stamp:
+    return Stamp(meta["size"], f"{meta['e_tag']} {meta['version']}")
 
 
 def _client(scheme: str, bucket: str, options: ClientConfig) -> ObjectStore:

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import NamedTuple
 
 from isae.errors import ConfigError
 from isae.files import is_temporary
 
 LONGEST_KEY = 1024  # bytes: the limit of S3
+
+
+class Stamp(NamedTuple):
+    """What tells a file from another one that took its name."""
+
+    size: int
+    identity: str
 
 
 class Place(ABC):
@@ -31,6 +39,12 @@ class Place(ABC):
     @abstractmethod
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop) of a file; fewer where it ends before `stop`."""
+
+    @abstractmethod
+    def read_stamped(
+        self, key: str, start: int = 0, stop: int | None = None
+    ) -> tuple[bytes, Stamp]:
+        """As `read`, and which file it was."""
 
     @abstractmethod
     def size(self, key: str) -> int | None:

@@ -2,6 +2,8 @@
 
 Nothing is given out that was not checked: chunks and the indexes of shards carry checksums, small
 files are compared with the manifest's SHA-256, the manifest with the completion mark's.
+A file that was replaced since is read only if the mark is still the same: it could be another
+store's.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.place = open_place(path)
-        self.manifest = manifest.read(self.place)
+        self.manifest, self._mark = manifest.read_marked(self.place)
         self.layers = {
             name: StoredLayer(
                 name=name,
@@ -230,15 +232,19 @@ class Store:
 
     def _open(self, name: str) -> StoredArray:
         if name not in self._arrays:
-            array = StoredArray(self.place, name, self.manifest["files"])
+            array = StoredArray(self.place, name, self.manifest["files"], self._check_mark)
             array.check_sizes()
             self._arrays[name] = array
         return self._arrays[name]
+
+    def _check_mark(self) -> None:
+        manifest.check_mark(self.place, self._mark)
 
     def _checked(self, name: str, read: Any) -> Any:
         """Read a small file after its hash was compared with the manifest's."""
         data = manifest.maybe(self.place, name)
         if data is None or manifest.digest(data) != self.manifest["files"][name]["sha256"]:
+            self._check_mark()
             raise damaged(
                 f"{self.place.url}/{name}", "no file or another SHA-256 than the manifest's"
             )

@@ -15,7 +15,9 @@ app = new_app("Train a sparse autoencoder on one layer of an activation store.",
 
 @app.command()
 def train(
-    store: Annotated[Path, typer.Argument(help="The store (from isae-store build).")],
+    store: Annotated[
+        str, typer.Argument(help="The store (from isae-store build): a folder, or s3://...")
+    ],
     layer: Annotated[str, typer.Option(help="Layer of the store, such as mixed4c.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     recipe: Annotated[str, typer.Option(help="topk, or ksae (tied, arXiv 2504.11489).")] = "topk",
