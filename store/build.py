@@ -58,14 +58,14 @@ def build_store(
             finished = None
             if ranks.first:
                 finished = stack.enter_context(claimed(plan, overwrite, resume, reporter, ranks))
-            finished = ranks.share("claimed", finished)
-            if finished is None:
+            if not ranks.share("claimed", finished is not None):
                 _check_shared(plan)
                 finished = _build(plan, reporter if ranks.first else QUIET, stop)
-            return finished
+            return finished or manifest.read(plan.place)
 
 
-def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifest:
+def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifest | None:
+    """Segments, units and commit; the manifest in the first process."""
     counts = Counts()
     write_segments(plan, counts, reporter, stop)
     counts.extracted = plan.ranks.total("segments", counts.extracted)
@@ -90,8 +90,8 @@ def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifes
         counts.write_seconds = time.monotonic() - started
         described = describe(plan, counts, done)
         found = commit(assembly, done, described, lambda path: _write_images(plan, path))
-    whole: manifest.Manifest = plan.ranks.share("manifest", found)
-    return whole
+    plan.ranks.barrier("complete")
+    return found
 
 
 def _check_shared(plan: Plan) -> None:

@@ -70,7 +70,10 @@ class Ranks:
         return int(self._ask("add", f"{name}/sum", 0))
 
     def share(self, name: str, value: Any = None) -> Any:
-        """The first process's `value` (JSON types), in every process."""
+        """The first process's `value` (JSON types), in every process.
+
+        For small values alone: the key-value store takes at most 8 MiB.
+        """
         if self.size == 1:
             return value
         if self.first:
