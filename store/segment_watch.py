@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from isae.errors import ImageError
@@ -13,8 +13,10 @@ from isae.progress import Reporter
 from isae.store.plan import Plan
 from isae.store.segments import SegmentFile
 
-PAUSE = 50
-"""Between two looks at the images pass at least so many times what a look takes."""
+FIRST_LOOK = 10.0
+"""Seconds until the list of images is looked at for the first time."""
+PAUSE = 200
+"""Between two looks pass at least so many times what a look takes."""
 
 
 def bad_of(segment: SegmentFile) -> list[BadImage]:
@@ -39,7 +41,7 @@ class Watch:
     plan: Plan
     unsure: list[int] = field(default_factory=list)
     """Segments whose images were decoded since the last look."""
-    next_look: float = 0.0
+    next_look: float = field(default_factory=lambda: time.monotonic() + FIRST_LOOK)
 
     def decoded(self, number: int) -> None:
         """The images of a segment were all read; may raise ImageError."""
@@ -90,7 +92,8 @@ def watched(plan: Plan) -> Iterator[Watch]:
     except ImageError:
         # Also where too many could not be read: the disk they are on may have gone.
         for number in watch.unsure:
-            plan.work.segment(number).unlink(missing_ok=True)
+            with suppress(OSError):
+                plan.work.segment(number).unlink()
         raise
 
 
