@@ -42,7 +42,7 @@ def open_run(
     layer = str(config["layer"])
     opened = _open_store(run, config, summary, store)
     stored = opened.layer(layer)
-    info = layer_table(str(opened.manifest["model"]["name"]))[layer]
+    info = _layer_info(opened, layer)
     sae = SAE.load(run / "sae" / layer, device=device)
     if sae.d != stored.channels:
         raise RunError(
@@ -50,6 +50,16 @@ def open_run(
             "the run folder mixes two runs: train again"
         )
     return RunInputs(run, config, layer, sae, opened, stored, info)
+
+
+def _layer_info(store: Store, layer: str) -> LayerInfo:
+    model = str(store.manifest["model"]["name"])
+    if store.manifest["size"] is None:
+        raise StoreError(
+            f"expected a store whose network is known, found rows made elsewhere in {store.path}; "
+            "convert them again with --model and --size"
+        )
+    return layer_table(model)[layer]
 
 
 def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:

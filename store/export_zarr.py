@@ -208,7 +208,8 @@ def _describe(store: Store, layers: Sequence[str], codec: str) -> manifest.Manif
     units = {name: {**about.get("units", {}).get(name, {}), "rows": SHARD_ROWS} for name in strides}
     return {
         **{key: value for key, value in about.items() if key not in _MADE_ANEW},
-        "converted": {"content_id": store.content_id, "from": store.location},
+        "made": {"of": [store.location]},
+        "converted": store.content_id,
         "codec": codec,
         "index_codec": codec,
         "layers": chosen,

@@ -41,10 +41,10 @@ from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.row_files import BFLOAT16, RowFiles, npy_rows, safetensors_rows
 from isae.store.segments import GridRows, Segment, SegmentFile, Work
+from isae.store.summary import UNKNOWN
 from isae.store.verify import IMPORTED
 
 KINDS = ("float16", "float32", BFLOAT16)
-UNKNOWN = "unknown"
 DEFAULT_HOLDOUT = 0.05
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from isae.store.manifest import Manifest
 
+UNKNOWN = "unknown"
+"""What stands for facts about rows that were made elsewhere."""
 ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1, "float8_e4m3": 1}
 
 
@@ -34,12 +36,13 @@ def describe(results: dict[str, Any]) -> str:
     images, model, measured = results["images"], results["model"], results["measured"]
     bad = images["unreadable"]["count"]
     unreadable = f", {bad} unreadable" if bad else ""
+    pixels = f"{results['size']} pixels" if results["size"] else "unknown size"
+    ran = f", {model['compute_dtype']} on {model['device']}" if model["device"] != UNKNOWN else ""
     lines = [
         f"store      {results['store']}",
         f"images     {images['used']:,} of {images.get('title') or images['spec']}",
-        f"           {images['held_out']:,} held out{unreadable}; {results['size']} pixels",
-        f"model      {model['name']}, weights {model['weights']}, "
-        f"{model['compute_dtype']} on {model['device']}",
+        f"           {images['held_out']:,} held out{unreadable}; {pixels}",
+        f"model      {model['name']}, weights {model['weights']}{ran}",
         f"positions  {results['positions']}, {results['dtype']}, "
         f"codec {results.get('codec', 'zstd')[:24]}, seed {results['seed']}",
         f"content    {results['content_id'][:16]}",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
+from isae.analysis.inputs import open_run
 from isae.errors import ConfigError, DataError, StoreError, StoreIncompleteError, UnknownNameError
 from isae.progress import Reporter
 from isae.store import BuildConfig, Store, build_store, open_store, verify_store
@@ -182,6 +183,8 @@ def test_a_cache_can_be_trained_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(TrainConfig(layer="cache", **SHORT), store, out)
     assert (out / "summary.json").is_file()
+    with pytest.raises(StoreError, match="--model and --size"):
+        open_run(out)
 
 
 SHORT: dict[str, Any] = {"latents": 32, "k": 4, "steps": 5, "batch_size": 64}

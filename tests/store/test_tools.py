@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from isae import cli
 from isae.errors import ConfigError, StoreError, UnknownNameError
 from isae.store import BuildConfig, build_store, open_store
+from isae.store.cli import app
 from isae.store.listing import describe_list, describe_rows, first_rows, list_stores
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "isae.store.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """`isae-store ARGUMENTS` in this process: starting one takes seconds."""
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["isae-store", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(app)
+        code = ended.value.code
+        return Done(code if isinstance(code, int) else 1, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture
@@ -118,7 +137,9 @@ def test_head_at_the_ends(built: Path) -> None:
         first_rows(store, "mixed4z", 1)
 
 
-def test_the_commands_print_one_json_object(built: Path, tmp_path: Path) -> None:
+def test_the_commands_print_one_json_object(
+    built: Path, tmp_path: Path, run: Callable[..., Done]
+) -> None:
     listed = run("ls", built.parent, "--json", "--quiet")
     assert [one["name"] for one in json.loads(listed.stdout)["stores"]] == ["store"]
     shown = json.loads(run("head", built, "mixed4a", "-n", "2", "--row", "7", "--json").stdout)
@@ -138,7 +159,7 @@ def test_the_commands_print_one_json_object(built: Path, tmp_path: Path) -> None
     assert "layers" in merged.stderr
 
 
-def test_lines_for_a_person(tmp_path: Path) -> None:
+def test_lines_for_a_person(tmp_path: Path, run: Callable[..., Done]) -> None:
     np.save(tmp_path / "x.npy", np.eye(40, 6, dtype=np.float32))
     out = tmp_path / "s"
     done = run("convert", tmp_path / "x.npy", "--from", "npy", "--layer", "c", "--out", out)
@@ -173,21 +194,15 @@ def test_lines_for_a_person(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Callable[..., Done],
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    from isae import cli
-    from isae.store.cli import app
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["isae-store", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main(app)
-    shown = capsys.readouterr()
-    assert ended.value.code == 2
-    assert shown.err.startswith("error: ")
-    assert message in shown.err
-    assert shown.err.count("\n") == 1
-    assert shown.out == ""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
