@@ -195,7 +195,10 @@ def make_units(
     """Rows of each unit as it gets done; after an error or interrupt none is begun any more."""
     waiting: set[Future[int]] = set()
     rest = iter(todo)
-    with ThreadPoolExecutor(threads, thread_name_prefix="isae-write") as pool:
+    # Torch's own threads would spin on after every small operation, beside these.
+    with ThreadPoolExecutor(
+        threads, "isae-write", initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         try:
             while True:
                 while len(waiting) < threads and (one := next(rest, None)) is not None:

@@ -82,6 +82,8 @@ class Extractor:
     ) -> None:
         self.network, self.grids, self.rule = network, grids, rule
         self.seed, self.split, self.dtype = seed, split, dtype
+        self.threads = torch.get_num_threads()
+        """Of the forward pass."""
         self.layers = [name for grid in grids for name in grid.channels]
         self.wanted = list(self.layers)
         if rule.norm_layer is not None:

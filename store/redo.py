@@ -36,7 +36,7 @@ from isae.store.manifest import Manifest
 from isae.store.places import LocalPlace
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.positions import PositionRule
-from isae.store.segmenting import forward, joined
+from isae.store.segmenting import cut_out, forward, joined
 from isae.store.segments import U64, GridRows, Segment, SegmentFile, Work, write_segment
 from isae.store.units import UnitMaker
 
@@ -232,13 +232,13 @@ def _rows(
         return
     config, size = origin.config, origin.manifest["size"]
     batches = decode_batches(origin.source, size, config.batch_size, config.workers, indices=images)
-    stages = ahead(forward(extractor, batches), 1)
+    stages = ahead(cut_out(extractor, ahead(forward(extractor, batches), 1)), 1)
     try:
-        for batch, maps in stages:
+        for batch, rows in stages:
             origin.stop.check()
             _check_readable(batch.bad, readable)
             if len(batch.indices):
-                yield extractor.rows(batch.indices, maps)
+                yield rows
             meter.advance(len(batch.indices) + len(batch.bad))
     finally:
         stages.close()  # type: ignore[attr-defined]

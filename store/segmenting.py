@@ -94,7 +94,7 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
         _Writer(plan) as writer,
     ):
         meter.skip_to(total - len(indices))
-        stages = ahead(forward(plan.extractor, batches), 1)
+        stages = ahead(cut_out(plan.extractor, ahead(forward(plan.extractor, batches), 1)), 1)
         try:
             for number in todo:
                 collector = _fill(plan, spans[number], stages, (tally, meter, reporter, stop))
@@ -111,7 +111,12 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
 def forward(
     extractor: Extractor, batches: Iterator[ImageBatch]
 ) -> Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]]:
-    """Every batch with its maps; ends `batches` when it is ended itself."""
+    """Every batch with its maps; ends `batches` when it is ended itself.
+
+    Runs in a thread of its own, for which torch's number of threads is set: torch would give a new
+    thread what was last set in any other.
+    """
+    torch.set_num_threads(extractor.threads)
     try:
         for batch in batches:
             yield batch, extractor.maps(batch)
@@ -119,10 +124,27 @@ def forward(
         batches.close()  # type: ignore[attr-defined]
 
 
+def cut_out(
+    extractor: Extractor, stages: Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]]
+) -> Iterator[tuple[ImageBatch, dict[int, GridRows]]]:
+    """Every batch with its rows; ends `stages` when it is ended itself.
+
+    Runs in a thread of its own, with one thread for torch: more would spin on after every small
+    operation and take the processor from the forward pass.
+    """
+    torch.set_num_threads(1)
+    try:
+        for batch, maps in stages:
+            images = np.asarray(batch.indices, dtype=np.int64)
+            yield batch, extractor.rows(images, maps) if len(images) else {}
+    finally:
+        stages.close()  # type: ignore[attr-defined]
+
+
 def _fill(
     plan: Plan,
     span: tuple[int, int],
-    stages: Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]],
+    stages: Iterator[tuple[ImageBatch, dict[int, GridRows]]],
     watch: tuple[BadImageTally, Meter, Reporter, Interrupts],
 ) -> _Collector:
     """The rows of images [start, stop)."""
@@ -130,14 +152,14 @@ def _fill(
     collector = _Collector(span[0], span[1] - span[0])
     seen = 0
     while seen < collector.count:
-        batch, maps = next(stages)
+        batch, rows = next(stages)
         stop.check()
         tally.add(batch.bad)
         for bad in batch.bad:
             reporter.warn(f"skipped {bad.name}: {bad.reason}")
         images = np.asarray(batch.indices, dtype=np.int64)
         if len(images):
-            collector.parts.append(plan.extractor.rows(images, maps))
+            collector.parts.append(rows)
             collector.sizes_S2[images - span[0]] = batch.sizes_B2
         collector.bad += batch.bad
         attempted = len(images) + len(batch.bad)
