@@ -72,6 +72,8 @@ class Assembled:
     train_rows: Mapping[int, int]
     errors: Mapping[str, ErrorSums]
     """Of quantised layers."""
+    exact_variance: Mapping[str, float]
+    """Of the same layers: the total variance of the rows before they were quantised."""
     quantisers: Mapping[str, Quantiser]
     """Of the same layers."""
     first_keys: Mapping[int, list[str]]
@@ -224,6 +226,7 @@ def _collect(assembly: Assembly, forms: Sequence[GridForm]) -> Assembled:
     files: manifest.Files = {}
     statistics: dict[str, ChannelStatistics] = {}
     errors: dict[str, ErrorSums] = {}
+    exact_variance: dict[str, float] = {}
     first_keys: dict[int, list[str]] = {}
     for form in forms:
         units = [SegmentFile(assembly.work.unit(form.stride, n)) for n in range(form.units)]
@@ -231,11 +234,9 @@ def _collect(assembly: Assembly, forms: Sequence[GridForm]) -> Assembled:
         for unit in units:
             files |= unit.facts["files"]
         for name in form.layers:
-            sums = Accumulator(form.layers[name].columns)
-            for unit in units:
-                sums.merge(Accumulator.from_arrays(_arrays(unit, f"{name}/sums")))
-            statistics[name] = sums.finish()
+            statistics[name] = _joined(units, f"{name}/sums")
         for name in form.quantisers:
+            exact_variance[name] = _joined(units, f"{name}/exact").total_variance
             errors[name] = ErrorSums(form.layers[name].columns)
             for unit in units:
                 errors[name].merge(ErrorSums.from_arrays(_arrays(unit, f"{name}/errors")))
@@ -243,7 +244,17 @@ def _collect(assembly: Assembly, forms: Sequence[GridForm]) -> Assembled:
     rows = {form.stride: form.rows for form in forms}
     training = {form.stride: form.train_rows for form in forms}
     quantisers = {name: one for form in forms for name, one in form.quantisers.items()}
-    return Assembled(files, statistics, rows, training, errors, quantisers, first_keys)
+    return Assembled(
+        files, statistics, rows, training, errors, exact_variance, quantisers, first_keys
+    )
+
+
+def _joined(units: Sequence[SegmentFile], prefix: str) -> ChannelStatistics:
+    parts = [Accumulator.from_arrays(_arrays(unit, prefix)) for unit in units]
+    whole = Accumulator(len(parts[0].mean_C))
+    for part in parts:
+        whole.merge(part)
+    return whole.finish()
 
 
 def _arrays(unit: SegmentFile, prefix: str) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def describe_layer(info: LayerInfo, grid: Grid, done: Assembled) -> dict[str, An
         errors = done.errors[info.name]
         found["quantisation"] = {
             "relative_error": errors.relative_error,
-            "fvu_floor": errors.fvu_floor(done.statistics[info.name].total_variance),
+            "fvu_floor": errors.fvu_floor(done.exact_variance[info.name]),
             "scale": [float(scale) for scale in done.quantisers[info.name].scale_C],
         }
     return found

@@ -165,7 +165,7 @@ def _write(store: Store, job: Recoding, reporter: Reporter, stop: Interrupts) ->
     for key, value in metadata_files(grids, forms).items():
         put(key, manifest.as_json(value))
     statistics = {name: store.statistics(name) for name in job.described["layers"]}
-    done = Assembled(files, statistics, {}, {}, {}, {}, {})
+    done = Assembled(files, statistics, {}, {}, {}, {}, {}, {})
     assembly = Assembly(job.place, job.work, grids, store.manifest["dtype"], "", stop=stop)
     if manifest.read(store.place)["content_id"] != store.content_id:
         raise StoreError(

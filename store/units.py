@@ -117,6 +117,9 @@ class UnitMaker:
             errors = ErrorSums(form.columns)
             errors.add(exact_RC[:training], shown_RC[:training])
             tensors |= {f"{name}/errors/{key}": one for key, one in errors.arrays().items()}
+            exact = Accumulator(form.columns)
+            exact.add(exact_RC[:training])
+            tensors |= {f"{name}/exact/{key}": one for key, one in exact.arrays().items()}
         sums = Accumulator(form.columns)
         sums.add(shown_RC[:training])
         tensors |= {f"{name}/sums/{key}": one for key, one in sums.arrays().items()}

@@ -148,6 +148,26 @@ def test_an_empty_folder_of_the_users_stays_after_an_error(
     assert list((tmp_path / "empty").iterdir()) == []
 
 
+@pytest.mark.parametrize(("dtype", "worst"), [("int8", 0.02), ("float8_e4m3", 0.04)])
+def test_one_byte_a_number_and_what_it_costs(
+    built: Path, small_config: Config, dtype: str, worst: float
+) -> None:
+    config = small_config(dtype=dtype)
+    manifest = build_store(config)
+    exact, found = open_store(built), open_store(config.out)
+    for name, layer in found.layers.items():
+        np.testing.assert_array_equal(found.positions(name)[:], exact.positions(name)[:])
+        rows = exact.activations(name)[: layer.train_rows].astype(np.float64)
+        error = found.activations(name)[: layer.train_rows].astype(np.float64) - rows
+        told = manifest["layers"][name]["quantisation"]
+        relative = np.sqrt((error**2).sum() / (rows**2).sum())
+        assert 0 < relative < worst  # half a step of int8, three bits of a float8's significand
+        assert told["relative_error"] == pytest.approx(relative, rel=1e-9)
+        variance = ((rows - rows.mean(axis=0)) ** 2).sum()
+        assert told["fvu_floor"] == pytest.approx((error**2).sum() / variance, rel=1e-9)
+    assert verify_store(config.out) == []
+
+
 @pytest.mark.parametrize("positions", ["2", "2:norm:mixed3b", "2:norm:mixed4b"])
 def test_few_places_an_image(small_config: Config, positions: str) -> None:
     config = small_config(positions=positions, layers=("mixed3b", "mixed4b"), dtype="float32")
