@@ -10,7 +10,6 @@ import numpy.typing as npt
 from zarr.abc.codec import Codec, CodecPipeline
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer.core import default_buffer_prototype
-from zarr.core.chunk_grids import RegularChunkGrid
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.dtype import get_data_type_from_native_dtype
 from zarr.core.sync import sync
@@ -42,11 +41,10 @@ class ZarrRows(RowCodec):
             ) from error
 
     def _pipeline(self, codecs: list[Codec]) -> CodecPipeline:
-        spec, grid = self._spec(1), RegularChunkGrid(chunk_shape=(1, self.columns))
+        spec = self._spec(1)
         fitting = []
         for codec in codecs:
             fitting.append(codec.evolve_from_array_spec(spec))
-            fitting[-1].validate(shape=spec.shape, dtype=spec.dtype, chunk_grid=grid)
             spec = fitting[-1].resolve_metadata(spec)
         return BatchedCodecPipeline.from_codecs(fitting)
 
