@@ -59,7 +59,10 @@ class StoredArray:
         self.shape: tuple[int, int] = (self.form.rows, self.form.columns)
         self.dtype = self.form.dtype if self.quantiser is None else QUANTISED_OUT
         self.chunk_rows, self.shard_rows = self.form.chunk_rows, self.form.shard_rows
-        self.sizes = [files[shard_key(name, s)]["bytes"] for s in range(self.form.shards)]
+        mine = [files[shard_key(name, shard)] for shard in range(self.form.shards)]
+        self.sizes = [one["bytes"] for one in mine]
+        self.sums = [str(one.get("chunks", "")) for one in mine]
+        """The chunks' own checksums, so that no chunk can stand in the place of another one."""
         self.indexes: dict[int, npt.NDArray[np.uint64]] = {}
         self.stamps: dict[int, Stamp] = {}
 
@@ -171,6 +174,9 @@ class StoredArray:
             data = memoryview(self._read(shard, low, high))
             for number, (offset, length) in enumerate(index.tolist(), first):
                 chunk = data[offset - low : offset - low + length]
+                sums = self.sums[shard][8 * number : 8 * number + 8]
+                if sums and chunk[-4:].hex() != sums:
+                    raise CodecError("a chunk that belongs elsewhere, or was written later")
                 self._decode(chunk, base + number * self.chunk_rows, start, out_RC)
         except FileNotFoundError:
             self._compare_size(shard, None)

@@ -33,6 +33,7 @@ from isae.store.layout import (
     STATISTICS,
     chunk_rows,
     grid_group,
+    is_data,
     metadata_file,
 )
 from isae.store.places import Place
@@ -124,6 +125,11 @@ def commit(
         place.write(key, data)
         files[key] = manifest.entry(data)
     assembly.stop.check()
+    # What a killed --overwrite had not removed yet.
+    stored = place.keys()
+    for key, _ in stored:
+        if is_data(key) and key not in files:
+            place.delete(key)
     found = manifest.finish(place, described, files)
     shutil.rmtree(assembly.work.folder, ignore_errors=True)
     return found

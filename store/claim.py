@@ -10,7 +10,7 @@ from typing import Any
 from isae.errors import StoreError
 from isae.progress import Reporter
 from isae.store import manifest
-from isae.store.layout import BUILDING, COMPLETE, is_data
+from isae.store.layout import BUILDING, COMPLETE, WORK, is_data, may_be_ours
 from isae.store.locks import PlaceLock
 from isae.store.plan import Job, check_disk
 from isae.store.ranks import Ranks
@@ -49,10 +49,13 @@ def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
     if place.local is not None and not place.local.exists():
         return
     is_store = manifest.is_store(place) or job.work.begun
-    if not is_store and place.keys():
+    stored = place.keys()
+    strange = [key for key, _ in stored if not (is_store and may_be_ours(key))]
+    if strange:
         raise StoreError(
-            f"expected {place.url} to be absent, empty or a store, found other files there; "
-            "choose another --out (isae deletes nothing that it did not write)"
+            f"expected {place.url} to be absent, empty or a store, found other files there "
+            f"({', '.join(strange[:3])}); choose another --out, or take them away (isae deletes "
+            "nothing that it did not write)"
         )
     if is_store and not (overwrite or resume):
         whole = place.size(COMPLETE) is not None
@@ -83,15 +86,28 @@ def _begin(job: Job, overwrite: bool, resume: bool, reporter: Reporter) -> manif
         count = len(job.work.segments_done())
         reporter.say(f"resuming: {count} of {job.segments} segments are done")
         return None
-    # A store loses its mark before anything else: a kill on the way leaves an unfinished one.
+    found = place.keys()
+    stored = [key for key, _ in found if key != BUILDING]
+    if stored and not (overwrite or resume):
+        raise StoreError(
+            f"expected {place.url} to stay empty until its lock was taken, found that another "
+            "build wrote there meanwhile; choose another --out, or replace it with --overwrite"
+        )
+    if resume and stored:
+        raise StoreError(
+            f"expected what a build did so far in {job.work.folder}, found nothing there but files "
+            f"of a store in {place.url}; give the --scratch that it began with, mend a store that "
+            "lost its mark with isae-store repair, or begin anew with --overwrite"
+        )
+    # A store loses its mark before anything else, and the plan stands before the rest goes: a kill
+    # on the way leaves an unfinished store that can be resumed.
     place.delete(COMPLETE)
-    stored = place.keys()
-    for key, _ in stored:
-        if key != BUILDING:
-            place.delete(key)
     shutil.rmtree(job.work.folder, ignore_errors=True)
     job.work.folder.mkdir(parents=True)
     job.work.begin(identity)
+    for key in stored:
+        if not key.startswith(f"{WORK}/"):
+            place.delete(key)
     reporter.say(check_disk(job, 0))
     return None
 

@@ -26,6 +26,8 @@ float16 and float32, -1 for the index, never a plausible number; and 0 for quant
 
 from __future__ import annotations
 
+import re
+
 FORMAT, FORMAT_VERSION = "isae-store", 2
 READABLE = (1, 2)
 """Format versions that can be read; 1 has no backup of the manifest and no units in it."""
@@ -36,6 +38,12 @@ UNFINISHED = f"{WORK}/plan.json"
 """There while a build is unfinished and nobody is at it."""
 ROOT_FILES = (MANIFEST, BACKUP, COMPLETE, BUILDING)
 """Files that the manifest cannot list."""
+
+_OURS = re.compile(
+    r"zarr\.json|stride\d+/zarr\.json|stride\d+/[^/]+/(zarr\.json|c/\d+/0)"
+    r"|work/(plan\.json|segment-\d+\.safetensors|unit-\d+-\d+\.safetensors|cuts-[^/]+"
+    r"|images\.parquet|statistics\.safetensors)"
+)
 
 CHUNK_BYTES = 1 << 20
 SHARD_ROWS = 16384
@@ -59,6 +67,11 @@ def metadata_file(name: str) -> str:
 def shard_key(array: str, shard: int) -> str:
     """Key of shard number `shard` (along rows) of an array."""
     return f"{array}/c/{shard}/0"
+
+
+def may_be_ours(key: str) -> bool:
+    """Whether isae writes files of this name into a store's folder."""
+    return key in (*ROOT_FILES, IMAGES, STATISTICS) or bool(_OURS.fullmatch(key))
 
 
 def is_data(key: str) -> bool:

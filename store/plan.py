@@ -17,6 +17,7 @@ from isae.device import resolve_device
 from isae.errors import StoreError
 from isae.images import ImageSource, open_source
 from isae.inception import Network, layer_table, load_model
+from isae.store import manifest
 from isae.store.config import BuildConfig
 from isae.store.extract import Extractor, Grid, plan_grids
 from isae.store.images_table import Split
@@ -30,6 +31,8 @@ SEGMENT_BYTES = 64 << 20
 """Raw rows of one segment: what a killed build loses at most, for each process."""
 SEGMENT_IMAGES = 65536
 DISK_MARGIN = 1.02
+VERSIONS = ("isae", "torch", "numpy", "pillow", "numcodecs")
+"""Packages that may change the bytes of a store."""
 EXPECTED_SIZE = {"small": 0.55, "fast": 0.65}
 """Stored bytes for each raw byte that must be free to begin; 1 for other codecs."""
 
@@ -81,6 +84,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a build to go on from where another one stopped."""
         content = to_json(self.config)
+        on_cpu = self.network.device.type == "cpu"
         for name in ("out", "scratch", "workers", "batch_size", "max_bad", "device"):
             del content[name]
         return {
@@ -88,7 +92,8 @@ class Plan:
             "images": self.source.fingerprint(),
             "weights": self.network.weights.sha256,
             "network": f"{self.network.dtype} on {self.network.device.type}",
-            "torch": torch.__version__,
+            "versions": {name: manifest.versions()[name] for name in VERSIONS},
+            "batch on a GPU": None if on_cpu else self.config.batch_size,
             "size": self.size,
             "images of a segment": self.segment_images,
         }

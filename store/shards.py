@@ -131,6 +131,13 @@ def encode_shard(form: ShardFormat, rows_RC: Array) -> bytes:
     return b"".join([*chunks, table, _checksum(table).to_bytes(4, "little")])
 
 
+def chunk_sums(form: ShardFormat, data: bytes) -> str:
+    """The CRC-32C that each chunk of a shard ends in, as hex, in the order of the chunks."""
+    index = decode_index(form, data[-form.index_bytes :], len(data))
+    ends = [int(offset + length) for offset, length in index if offset != ABSENT]
+    return "".join(data[end - CHECKSUM_BYTES : end].hex() for end in ends)
+
+
 def decode_index(form: ShardFormat, data: bytes, shard_bytes: int) -> npt.NDArray[np.uint64]:
     """Offsets and lengths [chunks, 2] from the end of a shard; CodecError if they are damaged."""
     table, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]

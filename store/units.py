@@ -24,7 +24,7 @@ from isae.store.manifest import entry
 from isae.store.places import Place
 from isae.store.quantise import Quantiser
 from isae.store.segments import SegmentFile, Work, sorting, write_tensors
-from isae.store.shards import ShardFormat, encode_shard
+from isae.store.shards import ShardFormat, chunk_sums, encode_shard
 from isae.store.statistics import Accumulator
 
 Array = npt.NDArray[Any]
@@ -74,7 +74,7 @@ class UnitMaker:
     def _is_there(self, key: str, expected: Mapping[str, Any]) -> bool:
         if self.place.local is None:
             return self.place.size(key) == int(expected["bytes"])
-        return entry(self.place.read(key)) == expected
+        return {**expected, **entry(self.place.read(key))} == dict(expected)
 
     def make(self, number: int) -> int:
         """Write all files of a unit, then the mark that it is done; its rows."""
@@ -138,4 +138,4 @@ class UnitMaker:
     def _write(self, array: str, form: ShardFormat, number: int, rows_RC: Array) -> dict[str, Any]:
         key, data = shard_key(array, number), encode_shard(form, rows_RC)
         self.place.write(key, data)
-        return {key: entry(data)}
+        return {key: entry(data) | {"chunks": chunk_sums(form, data)}}

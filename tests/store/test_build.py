@@ -12,7 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from isae.errors import ConfigError, DataError, ImageError, StoreError, UnknownNameError
+from isae.errors import (
+    ConfigError,
+    DataError,
+    ImageError,
+    StoreCorruptError,
+    StoreError,
+    UnknownNameError,
+)
 from isae.images import open_source, resize_crop
 from isae.inception import load_model
 from isae.progress import Reporter
@@ -234,6 +241,45 @@ def test_other_folders_are_never_emptied(tmp_path: Path, small_config: Config) -
     with pytest.raises(StoreError, match="deletes nothing that it did not write"):
         build_store(small_config(out=str(tmp_path / "mine")), overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "COMPLETE", "building.json"])
+@pytest.mark.parametrize("how", ["overwrite", "resume"])
+def test_a_folder_with_a_file_of_a_stores_name_is_not_emptied(
+    tmp_path: Path, small_config: Config, name: str, how: str
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "sub").mkdir(parents=True)
+    (mine / name).write_text("{}")
+    (mine / "sub" / "thesis.tex").write_text("years of work")
+    with pytest.raises(StoreError, match=r"found other files there \(sub/thesis\.tex\)"):
+        build_store(small_config(out=str(mine)), **{how: True})
+    assert (mine / "sub" / "thesis.tex").read_text() == "years of work"
+    assert (mine / name).read_text() == "{}"
+
+
+def test_a_store_that_lost_its_mark_is_not_built_over(copied: Path, small_config: Config) -> None:
+    (copied / "COMPLETE").unlink()
+    before = sorted(path for path in copied.rglob("*") if path.is_file())
+    with pytest.raises(StoreError, match="isae-store repair"):
+        build_store(small_config(out=str(copied), layers=("mixed3a",)), resume=True)
+    assert sorted(path for path in copied.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize("codec", ["small", "none"])
+def test_a_chunk_of_another_place_is_never_returned(small_config: Config, codec: str) -> None:
+    config = small_config(layers=("mixed4b", "mixed4c"), codec=codec)
+    build_store(config)
+    store = Path(config.out)
+    one, other = (store / "stride16" / name / "c" / "0" / "0" for name in config.layers)
+    data = one.read_bytes(), other.read_bytes()
+    if len(data[0]) == len(data[1]):
+        one.write_bytes(data[1])
+        other.write_bytes(data[0])
+        for name in config.layers:
+            with pytest.raises(StoreCorruptError, match="belongs elsewhere"):
+                open_store(store).activations(name)[:3]
+    assert (len(data[0]) == len(data[1])) == (codec == "none")
 
 
 def test_unknown_layers_are_refused_with_the_nearest(small_config: Config) -> None:
