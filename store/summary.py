@@ -23,7 +23,9 @@ def summarise(path: str, manifest: Manifest) -> dict[str, Any]:
         layers[name] = {**layer, "stored_bytes": stored, "raw_bytes": raw}
     return {
         "store": str(path),
-        **{key: value for key, value in manifest.items() if key not in ("files", "layers")},
+        **{
+            key: value for key, value in manifest.items() if key not in ("files", "layers", "units")
+        },
         "layers": layers,
         "stored_bytes": sum(one["bytes"] for one in files.values()),
         "raw_bytes": sum(layer["raw_bytes"] for layer in layers.values()),
@@ -61,4 +63,13 @@ def describe(results: dict[str, Any]) -> str:
             f"{name:<14}{layer['channels']:>9}{grid:>8}{layer['rows']:>12,}{held_out:>11,}"
             f"{layer['stored_bytes'] / 1e6:>9,.1f}{ratio:>8.2f}"
         )
+    quantised = {n: one["quantisation"] for n, one in results["layers"].items() if _costs(one)}
+    if quantised:
+        lines += ["", f"{'layer':<14}{'relative error':>16}{'FVU floor':>12}  of one byte a number"]
+    for name, one in quantised.items():
+        lines.append(f"{name:<14}{one['relative_error']:>16.2%}{one['fvu_floor']:>12.2e}")
     return "\n".join(lines)
+
+
+def _costs(layer: dict[str, Any]) -> bool:
+    return "fvu_floor" in layer.get("quantisation", {})

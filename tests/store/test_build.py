@@ -24,6 +24,7 @@ from isae.images import open_source, resize_crop
 from isae.inception import load_model
 from isae.progress import Reporter
 from isae.store import BuildConfig, build_store, open_store, plan, verify_store
+from isae.store.summary import describe, summarise
 
 Config = Callable[..., BuildConfig]
 
@@ -172,6 +173,7 @@ def test_one_byte_a_number_and_what_it_costs(
         assert told["relative_error"] == pytest.approx(relative, rel=1e-9)
         variance = ((rows - rows.mean(axis=0)) ** 2).sum()
         assert told["fvu_floor"] == pytest.approx((error**2).sum() / variance, rel=1e-9)
+        assert f"{told['fvu_floor']:.2e}" in describe(summarise(config.out, manifest))
     assert verify_store(config.out) == []
 
 

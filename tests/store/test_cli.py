@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import json
 import resource
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from isae.store import cli
 
-def run(*arguments: object, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in this process: starting a new one takes seconds."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["isae-store", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        sys.argv = before
+    code = end.value.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+
+
+def run_limited(file_limit: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process whose files may not grow beyond a limit."""
+
     def limit() -> None:
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 
     return subprocess.run(
         [sys.executable, "-m", "isae.store.cli", *map(str, arguments)],
@@ -78,9 +97,9 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: tuple[str, ...], messa
 def test_a_write_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, file_limit: int) -> None:
     """A limit on file sizes stands for a full disk: both end in an errno from write()."""
     out = tmp_path / "store"
-    done = run(
-        "build", "--images", "synthetic:24", "--layers", "mixed3a", "--size", "64", "--out", out,
-        "--workers", "0", "--quiet", file_limit=file_limit,
+    done = run_limited(
+        file_limit, "build", "--images", "synthetic:24", "--layers", "mixed3a", "--size", "64",
+        "--out", out, "--workers", "0", "--quiet",
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")

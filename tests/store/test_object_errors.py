@@ -165,6 +165,7 @@ def test_nobody_listens(s3_url: str, closed: str, monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - begun < 20
 
 
+@pytest.mark.soak
 def test_a_server_that_never_answers(
     s3_url: str, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,16 @@ def test_units_hold_the_rows_of_one_sort(
         files = {f"stride{STRIDE}/{name}/c/{number}/0" for name in ("index", *LAYERS)}
         assert set(unit.facts["files"]) == files
         for key, said in unit.facts["files"].items():
-            assert said == entry(case.place.read(key))
+            data = case.place.read(key)
+            chunks = str(said.pop("chunks"))
+            assert said == entry(data)
+            assert len(chunks) % 8 == 0
+            # Each chunk ends in its checksum, so it is found in the file, in the same order.
+            ends = [
+                data.find(bytes.fromhex(chunks[at : at + 8])) for at in range(0, len(chunks), 8)
+            ]
+            assert ends == sorted(ends)
+            assert -1 not in ends
 
 
 @pytest.mark.parametrize("images", [2, 5, 41, 64])
