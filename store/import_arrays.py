@@ -35,7 +35,7 @@ from isae.store.gather import Gathering, check_apart, gather, train_rows
 from isae.store.images_table import UNREADABLE
 from isae.store.import_config import ImportConfig, array_paths, read_meta
 from isae.store.import_images import ImportedImages, NumberedImages, TableImages
-from isae.store.import_index import Index, open_index
+from isae.store.import_index import Index, StoredIndex, open_index
 from isae.store.layout import grid_group
 from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
@@ -100,6 +100,13 @@ class ArrayRows:
         shape = (self.layer["grid"][0], self.layer["grid"][1])
         self.grid = Grid(self.layer["stride"], shape, {config.layer: self.rows.columns})
         self.images = self._images()
+        if isinstance(self.index, StoredIndex):
+            self.paths += [one.path for one in self.index.files.files]
+        elif config.rows_per_image == 1 and config.holdout != 0:
+            reporter.warn(
+                "no index: every row counts as an image of its own, so rows of one photo may lie "
+                "on both sides of the held-out split; give index.npy or --rows-per-image"
+            )
         self.stamps = [_stamp(path) for path in self.paths]
 
     @property

@@ -40,6 +40,30 @@ def by_place(store: Store, layer: str) -> tuple[np.ndarray, np.ndarray]:
     return places[order], store.activations(layer)[:][order]
 
 
+@pytest.mark.parametrize("rows_per_image", [1, 4])
+def test_rows_without_an_index_are_warned_of(
+    tmp_path: Path, rows_per_image: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", some_rows(40, 3))
+    config = ImportConfig(
+        str(tmp_path / "x.npy"), "npy", "cache", str(tmp_path / "s"), rows_per_image=rows_per_image
+    )
+    import_arrays(config, reporter=Reporter(quiet=True))
+    assert ("no index" in capsys.readouterr().err) == (rows_per_image == 1)
+
+
+def test_an_index_that_changed_is_another_import(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", some_rows(40, 3))
+    np.save(
+        tmp_path / "index.npy", np.stack([np.arange(40), 0 * np.arange(40), 0 * np.arange(40)], 1)
+    )
+    config = ImportConfig(str(tmp_path), "npy", "cache", str(tmp_path / "out"))
+    import_arrays(config)
+    np.save(tmp_path / "index.npy", np.load(tmp_path / "index.npy")[::-1])
+    with pytest.raises(StoreError, match="something else"):
+        import_arrays(config, resume=True)
+
+
 def same_tables(one: pa.Table, other: pa.Table) -> bool:
     """As text, for NaN is not itself."""
     return one.schema.equals(other.schema) and str(one.to_pylist()) == str(other.to_pylist())
