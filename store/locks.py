@@ -17,9 +17,10 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from time import sleep
-from typing import IO, Any
+from typing import Any
 
 from isae.errors import ConfigError, StoreError
 from isae.store.object_place import ObjectPlace
@@ -69,7 +70,7 @@ class _LocalLock:
 
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
         _local_locks.add(self)
 
     @property
@@ -78,23 +79,37 @@ class _LocalLock:
 
     def take(self, holder: Holder) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        found: Holder = {}
         for _ in range(_ATTEMPTS):
-            file = self.path.open("a+")
+            file = self.path.open("ab", buffering=0)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.close()
-                raise _refused(self.url, self._read_holder()) from None
+                found = self._read_holder()
+                # A child that its killed parent was just starting holds the lock for a moment.
+                if not _is_gone(found):
+                    raise _refused(self.url, found) from None
+                sleep(_PAUSE)
+                continue
             # A releasing process may have removed the file between our two calls.
             if self._is_current(file):
-                file.truncate(0)
-                file.write(json.dumps(holder))
-                file.flush()
-                os.fsync(file.fileno())
                 self._file = file
+                self._write_holder(file, holder)
                 return
             file.close()
+        if found:
+            raise _refused(self.url, found)
         raise StoreError(f"expected to lock {self.path}, found it come and go; run again")
+
+    def _write_holder(self, file: FileIO, holder: Holder) -> None:
+        try:
+            file.truncate(0)
+            file.write(json.dumps(holder).encode())
+            os.fsync(file.fileno())
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -106,7 +121,7 @@ class _LocalLock:
             self._file.close()
             self._file = None
 
-    def _is_current(self, file: IO[str]) -> bool:
+    def _is_current(self, file: FileIO) -> bool:
         with contextlib.suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
         return False

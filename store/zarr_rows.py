@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from zarr.abc.codec import Codec, CodecPipeline
+from zarr.codecs import GzipCodec
+from zarr.codecs.numcodecs import GZip
 from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.buffer import Buffer
 from zarr.core.buffer.core import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.core.dtype import get_data_type_from_native_dtype
@@ -17,6 +20,8 @@ from zarr.registry import get_codec_class
 
 from isae.errors import CodecError, ConfigError
 from isae.store.row_codecs import RowCodec
+
+_GZIP_TIME = slice(4, 8)  # MTIME in the header (RFC 1952, section 2.3)
 
 
 class ZarrRows(RowCodec):
@@ -78,12 +83,38 @@ class ZarrRows(RowCodec):
         np.copyto(out_RC, rows)
 
 
+class _TimelessGzipCodec(GzipCodec):
+    """gzip whose header tells no time: the same rows give the same bytes at any time."""
+
+    async def _encode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer | None:
+        coded = await super()._encode_single(chunk_bytes, chunk_spec)
+        return None if coded is None else _without_time(coded, chunk_spec)
+
+
+class _TimelessGZip(GZip, codec_name="gzip"):
+    """The same of "numcodecs.gzip"."""
+
+    async def _encode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        coded = await super()._encode_single(chunk_data, chunk_spec)
+        return _without_time(coded, chunk_spec)
+
+
+def _without_time(coded: Buffer, spec: ArraySpec) -> Buffer:
+    data = bytearray(coded.to_bytes())
+    data[_GZIP_TIME] = bytes(4)
+    return spec.prototype.buffer.from_bytes(bytes(data))
+
+
+_TIMELESS: dict[type[Codec], type[Codec]] = {GzipCodec: _TimelessGzipCodec, GZip: _TimelessGZip}
+
+
 def parse_codecs(codecs: Sequence[Mapping[str, Any]]) -> list[Codec]:
     """Zarr's codecs of these metadata; ConfigError for one that it does not know."""
     found = []
     for one in codecs:
         try:
-            found.append(get_codec_class(one["name"]).from_dict(dict(one)))
+            kind = get_codec_class(one["name"])
+            found.append(_TIMELESS.get(kind, kind).from_dict(dict(one)))
         except Exception as error:  # zarr and numcodecs raise all sorts
             raise ConfigError(
                 f"expected a Zarr v3 codec that is installed, found {dict(one)}: {_said(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -191,6 +192,38 @@ def test_a_child_that_outlives_its_killed_parent_holds_nothing(
         lock.release()
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_child_that_is_just_being_started_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent is dead, and it holds the parent's open file for some milliseconds yet."""
+    place = open_place(tmp_path)
+    path = tmp_path / "building.json"
+    path.write_text(json.dumps({**mine(place), "process_start": "1"}))
+    with path.open("a") as inherited:
+        locks.fcntl.flock(inherited, locks.fcntl.LOCK_EX)
+        assert "process_start" in path.read_text()
+        assert f"process {os.getpid()}" in refusal(place)
+        monkeypatch.setattr(locks, "sleep", lambda seconds: inherited.close())
+        lock = PlaceLock(place)
+        lock.take({})
+    lock.release()
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(locks.os, "fsync", full)
+    lock = PlaceLock(open_place(tmp_path))
+    with pytest.raises(OSError, match="No space"):
+        lock.take({})
+    monkeypatch.undo()
+    assert not lock.held
+    assert list(tmp_path.iterdir()) == []
+    lock.take({})
+    lock.release()
 
 
 def test_of_many_that_take_over_from_a_dead_process_one_gets_it(
