@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from isae.benchmarks.store_child import in_child
-from isae.benchmarks.store_peer import Batches, Job, Peer
+from isae.benchmarks.store_peer import Batches, Job
 from isae.benchmarks.store_peers import PEERS
 from isae.store import Store, open_store
 
@@ -31,6 +31,9 @@ class Reader(Protocol):
     @property
     def fills_memory(self) -> bool:
         """Whether later epochs come from memory."""
+
+    def described(self) -> dict[str, Any]:
+        """JSON from which another process makes the same reader."""
 
     def batches(self, seed: int) -> Batches:
         """Endless batches [B, C], from opening the files on."""
@@ -64,6 +67,10 @@ class Ours:
         """Whether it has a cache."""
         return self.cache is not None
 
+    def described(self) -> dict[str, Any]:
+        """JSON from which another process makes the same reader."""
+        return {"reader": "isae", "options": asdict(self)}
+
     def batches(self, seed: int) -> Batches:
         """As a training reads them."""
         store = open_store(self.path)
@@ -92,12 +99,8 @@ def our_readers(path: Path, layer: str, rows: int, batch: int, threads: int) -> 
 
 def measured_memory(reader: Reader, job: Job) -> dict[str, Any]:
     """Memory that one epoch takes (see store_child.py), in a process of its own."""
-    if isinstance(reader, Ours):
-        kind = {"reader": "isae", "options": asdict(reader)}
-    else:
-        peer = cast(Peer, reader)
-        kind = {"reader": peer.name, "options": asdict(peer.job)}
-    return in_child({"task": "read", **kind, "rows": job.rows, "seed": job.seed})
+    task = {"task": "read", "rows": job.rows, "seed": job.seed}
+    return in_child(task | reader.described())
 
 
 def reader_of(kind: str, options: dict[str, Any]) -> Reader:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ class Job:
     """JSON: Zarr v3 metadata of the stored array."""
 
 
-class Peer:
+class Peer(ABC):
     """Rows in files: written once, read in shuffled batches for ever."""
 
     name: ClassVar[str]
@@ -56,18 +57,30 @@ class Peer:
     def __init__(self, job: Job) -> None:
         self.job, self.folder, self.dtype = job, Path(job.folder), np.dtype(job.dtype)
 
+    def described(self) -> dict[str, Any]:
+        """JSON from which another process makes the same reader (see store_ours.reader_of)."""
+        return {"reader": self.name, "options": asdict(self.job)}
+
+    @abstractmethod
     def write(self, rows_NC: Array) -> None:
         """Write the rows in the order given."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def batches(self, seed: int) -> Batches:
+        """Endless batches [B, C], epochs back to back. Opens the files."""
+
+
+class BlockPeer(Peer):
+    """One that reads blocks, and shuffles the rows of several in memory."""
 
     def batches(self, seed: int) -> Batches:
         """Endless batches [B, C], epochs back to back. Opens the files."""
         read = self.open()
         return cut(windows(read, self.job.rows, self.job.block, seed), self.job.batch)
 
+    @abstractmethod
     def open(self) -> Callable[[int, int], Array]:
         """A function that reads rows [start, stop) of one block."""
-        raise NotImplementedError
 
 
 def windows(read: Callable[[int, int], Array], rows: int, block: int, seed: int) -> Batches:

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from isae.benchmarks import store_peer
-from isae.benchmarks.store_peer import Array, Batches, Peer, cut
+from isae.benchmarks.store_peer import Array, Batches, BlockPeer, Peer, cut
 from isae.benchmarks.store_zarr import ZarrDefault, ZarrFast, Zarrs, ZarrSmall, ZarrZstd, ZarrZstd3
 from isae.errors import unknown_name
 from isae.randomness import keyed_rng
@@ -46,7 +46,7 @@ class Memmap(Peer):
                 yield rows[order[start : start + self.job.batch]]
 
 
-class Arrow(Peer):
+class Arrow(BlockPeer):
     """An Arrow IPC file, memory-mapped: fixed-size lists, a record batch for each block."""
 
     name, note, package = "arrow", "Arrow IPC file, memory-mapped, raw", "pyarrow"
@@ -86,7 +86,7 @@ class ArrowZstd(Arrow):
     name, note, compression = "arrow-zstd1", "Arrow IPC file, zstd-1", "zstd"
 
 
-class Safetensors(Peer):
+class Safetensors(BlockPeer):
     """A safetensors file for each block."""
 
     name, note, package = "safetensors", "safetensors shards, raw", "safetensors"

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isae.benchmarks.store_codec import zstd_json
-from isae.benchmarks.store_peer import Array, Peer
+from isae.benchmarks.store_peer import Array, BlockPeer
 from isae.store.codecs import named_codec
 
 SHARDING = "sharding_indexed"
 
 
-class ZarrDefault(Peer):
+class ZarrDefault(BlockPeer):
     """A sharded Zarr array with shards, chunks and codecs as the store's, by zarr-python alone."""
 
     name, note, package = "zarr", "zarr-python, default pipeline, the store's codecs", "zarr"
