@@ -38,12 +38,14 @@ def describe(results: dict[str, Any]) -> str:
     images, model, measured = results["images"], results["model"], results["measured"]
     bad = images["unreadable"]["count"]
     unreadable = f", {bad} unreadable" if bad else ""
+    moved = len(images.get("moved_to_holdout", []))
+    copies = f", {moved:,} of them copies" if moved else ""
     pixels = f"{results['size']} pixels" if results["size"] else "unknown size"
     ran = f", {model['compute_dtype']} on {model['device']}" if model["device"] != UNKNOWN else ""
     lines = [
         f"store      {results['store']}",
         f"images     {images['used']:,} of {images.get('title') or images['spec']}",
-        f"           {images['held_out']:,} held out{unreadable}; {pixels}",
+        f"           {images['held_out']:,} held out{copies}{unreadable}; {pixels}",
         f"model      {model['name']}, weights {model['weights']}{ran}",
         f"positions  {results['positions']}, {results['dtype']}, "
         f"codec {results.get('codec', 'zstd')[:24]}, seed {results['seed']}",

@@ -70,6 +70,13 @@ def merge(
         str | None,
         typer.Option(help="small, fast, none, or JSON; default: the stores' own if they agree."),
     ] = None,
+    keep_copies: Annotated[
+        bool,
+        typer.Option(
+            "--keep-copies",
+            help="Photos that are in two stores stay; all copies held out if one is.",
+        ),
+    ] = False,
     seed: cli.SeedOption = 0,
     scratch: ScratchOption = None,
     overwrite: OverwriteOption = False,
@@ -79,7 +86,7 @@ def merge(
 ) -> None:
     """Make one new store of several: all their images, all rows shuffled anew."""
     _check_one(overwrite, resume)
-    config = MergeConfig(tuple(stores), out, seed, codec, scratch)
+    config = MergeConfig(tuple(stores), out, seed, codec, scratch, keep_copies)
     made = merge_stores(config, overwrite=overwrite, resume=resume, reporter=cli.reporter(quiet))
     results = summarise(out, made)
     cli.finish(results, as_json=as_json, lines=lambda: describe(results))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from isae.errors import ConfigError, StoreError, StoreIncompleteError
 from isae.images import open_source
+from isae.progress import Reporter
 from isae.store import BuildConfig, Store, build_store, open_store, verify_store
 from isae.store.merge import MergeConfig, merge_stores
 
@@ -31,8 +35,6 @@ def build(images: object, out: Path, **changes: object) -> Path:
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Stores of the folders a and b, and of the folder that holds both."""
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("merge")
     photos, generator = folder / "photos", np.random.default_rng(0)
     for number in range(9):
@@ -131,7 +133,7 @@ def test_the_seed_alone_decides_the_order(
 def test_segments_do_not_show_in_the_contents(
     halves: dict[str, Path], merged: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isae.store.merge.SEGMENT_BYTES", 100_000)
+    monkeypatch.setattr("isae.store.merged_rows.SEGMENT_BYTES", 100_000)
     config = MergeConfig((str(halves["a"]), str(halves["b"])), str(tmp_path / "out"), seed=5)
     assert merge_stores(config)["content_id"] == merged.content_id
 
@@ -141,7 +143,7 @@ def test_an_interrupted_merge_goes_on(
 ) -> None:
     from isae.store import gather
 
-    monkeypatch.setattr("isae.store.merge.SEGMENT_BYTES", 100_000)
+    monkeypatch.setattr("isae.store.merged_rows.SEGMENT_BYTES", 100_000)
     config = MergeConfig((str(halves["a"]), str(halves["b"])), str(tmp_path / "out"), seed=5)
     written: list[Path] = []
 
@@ -209,6 +211,103 @@ def test_an_image_twice_is_refused(halves: dict[str, Path], tmp_path: Path) -> N
     ]
     with pytest.raises(ConfigError, match="twice, such as a/"):
         merge_stores(MergeConfig(tuple(map(str, samples)), str(tmp_path / "x")))
+
+
+def photos(folder: Path, names: list[str], seed: int, size: tuple[int, int] = (60, 50)) -> Path:
+    """A folder of different photos of one size."""
+    generator = np.random.default_rng(seed)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def merge_of(tmp_path: Path) -> Callable[..., tuple[Store, str]]:
+    """Build a store of each folder, merge them; the new one, and what was said."""
+
+    def merge(*folders: Path, keep_copies: bool = False, **changes: object) -> tuple[Store, str]:
+        options = {"layers": ("mixed4a", "mixed3b"), **changes}
+        paths = []
+        for number, folder in enumerate(folders):
+            out = tmp_path / "stores" / f"{number}-{len(options)}-{options.get('positions')}"
+            if not out.exists():
+                build(folder, out, seed=number, **options)
+            paths.append(str(out))
+        said = io.StringIO()
+        config = MergeConfig(tuple(paths), str(tmp_path / "out"), keep_copies=keep_copies)
+        merge_stores(config, overwrite=True, reporter=Reporter(stream=said))
+        return open_store(config.out), said.getvalue()
+
+    return merge
+
+
+def test_a_folder_inside_another_one_is_found_by_its_paths(
+    halves: dict[str, Path], tmp_path: Path
+) -> None:
+    config = MergeConfig((str(halves["a"]), str(halves["whole"])), str(tmp_path / "x"))
+    with pytest.raises(
+        ConfigError, match=r"found 5 images twice, such as 0.png of .*a.store and a"
+    ):
+        merge_stores(config)
+
+
+def test_a_copy_is_found_by_its_rows_whatever_its_name(
+    tmp_path: Path, merge_of: Callable[..., tuple[Store, str]]
+) -> None:
+    first = photos(tmp_path / "first", ["a/1.png", "a/2.png", "b/1.png", "b/2.png"], 0)
+    second = photos(tmp_path / "second", ["a/1.png", "b/1.png", "c/5.png"], 1)
+    for number, name in enumerate(("a/1.png", "a/2.png", "b/1.png", "b/2.png")):
+        shutil.copy(first / name, second / "c" / f"copy-{number}.png")
+    with pytest.raises(ConfigError, match=r"4 images twice, such as a/1.png of .*-0.png.*--keep"):
+        merge_of(first, second, holdout=0.5)
+    store, said = merge_of(first, second, holdout=0.5, keep_copies=True)
+    assert "4 images are there twice" in said
+    assert verify_store(store.path) == []
+    sides = store.images.column("split").to_pylist()
+    old = [side for one in store.manifest["made"]["of"] for side in splits(one)]
+    copies = {image: image + 7 for image in range(4)}
+    assert any(old[one] != old[other] for one, other in copies.items())
+    for one, other in copies.items():
+        held_out = "holdout" in (old[one], old[other])
+        assert sides[one] == sides[other] == ("holdout" if held_out else "train")
+    assert sides[4:7] == old[4:7]
+    moved = [n for n, (was, now) in enumerate(zip(old, sides, strict=True)) if was != now]
+    assert store.manifest["images"]["moved_to_holdout"] == moved
+    assert store.manifest["images"]["held_out"] == sides.count("holdout")
+
+
+def splits(store: str) -> list[str]:
+    found: list[str] = open_store(store).images.column("split").to_pylist()
+    return found
+
+
+def test_a_copy_is_found_where_places_were_drawn_and_numbers_rounded(
+    tmp_path: Path,
+    merge_of: Callable[..., tuple[Store, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = iter([False, True, False, False])
+    monkeypatch.setattr("isae.inception.loading.has_fast_bf16", lambda device: next(fast))
+    names = [f"{number}.png" for number in range(9)]
+    first = photos(tmp_path / "first", names, 0)
+    second = photos(tmp_path / "second", ["0.png", "00.png", *names[1:]], 1)
+    shutil.copy(first / "4.png", second / "4.png")
+    with pytest.raises(ConfigError, match=r"1 images twice, such as 4.png of .* and 4.png of"):
+        merge_of(first, second, positions="9")
+    _, said = merge_of(first, second, positions="1")
+    assert "the stores' networks ran" not in said
+    assert "9 images have the name and size of one in another store, but no place" in said
+
+
+def test_the_same_synthetic_pictures_are_found(tmp_path: Path) -> None:
+    stores = [
+        str(build(f"synthetic:{count}", tmp_path / f"{count}", seed=1, layers=("mixed4a",)))
+        for count in (3, 5)
+    ]
+    with pytest.raises(ConfigError, match="found 3 images twice"):
+        merge_stores(MergeConfig(tuple(stores), str(tmp_path / "x")))
 
 
 def test_the_stores_are_never_written_over(halves: dict[str, Path], tmp_path: Path) -> None:
