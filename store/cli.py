@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -130,7 +129,7 @@ def verify(
 ) -> None:
     """Check every file and every chunk; exit code 1 if anything is wrong."""
     problems = verify_store(store, reporter=cli.reporter(quiet))
-    results = {"store": str(Path(store)), "ok": not problems, "problems": problems}
+    results = {"store": store, "ok": not problems, "problems": problems}
     text = "\n".join(problems) if problems else f"{store}: every file and every row is whole"
     cli.finish(results, as_json=as_json, lines=text)
     if problems:

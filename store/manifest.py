@@ -103,7 +103,7 @@ def read(place: Place) -> Manifest:
     return read_marked(place)[0]
 
 
-def check_mark(place: Place, mark: bytes) -> None:
+def check_mark(place: Place, mark: bytes | None) -> None:
     """Raise StoreError unless the store in `place` is still the one that has this mark.
 
     A build takes the mark away before it touches anything else.

@@ -61,9 +61,12 @@ class StoredLayer:
 class Store:
     """A complete store, opened for reading. Cheap to open; reads on demand."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, trusted: tuple[manifest.Manifest, bytes | None] | None = None
+    ) -> None:
+        """`trusted`: manifest and mark for `verify`, where the files of the two are damaged."""
         self.place = open_place(path)
-        self.manifest, self._mark = manifest.read_marked(self.place)
+        self.manifest, self._mark = trusted or manifest.read_marked(self.place)
         self.layers = {
             name: StoredLayer(
                 name=name,

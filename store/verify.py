@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isae.errors import IsaeError, StoreError
+from isae.errors import IsaeError, StoreCorruptError, StoreError, StoreIncompleteError
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
 from isae.store.array import StoredArray
 from isae.store.images_table import HOLDOUT, TRAIN
-from isae.store.layout import BACKUP, IMAGES, INDEX, MANIFEST, is_data
+from isae.store.layout import BACKUP, COMPLETE, IMAGES, INDEX, MANIFEST, READABLE, is_data
 from isae.store.places import Place, open_place
 from isae.store.positions import parent_cells
 from isae.store.quantise import QUANTISED
 from isae.store.reader import Store, StoredLayer
 from isae.store.statistics import FIELDS, PART_ROWS, Accumulator
+from isae.store.trust import check_finished, sound_manifest
 
 HASH_BLOCK = 8 << 20
 IMPORTED = "imported"
@@ -36,21 +38,44 @@ def verify_store(path: str | Path, *, reporter: Reporter = QUIET) -> list[str]:
     Checked: the completion mark; both copies of the manifest; the size and SHA-256 of every file;
     files that should not be there; that every chunk decodes; shapes and counts; that the index
     names images of the right split and cells of the grid, each once, the same in all grids; finite
-    activations; the statistics, computed anew. Takes a byte of memory per cell of a grid and image,
-    no more.
+    activations; the statistics, computed anew. A damaged mark or manifest hides nothing: the rest
+    is compared with the copy that is left. Takes a byte of memory per cell of a grid and image, no
+    more.
 
     Raises StoreError if there is no store at `path`; all else is in the list.
     """
     place = open_place(path)
     manifest.check_is_store(place)
     try:
-        store = Store(path)
+        store, roots = _opened(path, place)
     except (IsaeError, KeyError, ValueError, OSError) as error:
         return [str(error)]
     problems = _check_files(store, reporter)
     if not problems:
         problems = _check_contents(store, reporter)
-    return problems
+    return [*(f"{name}: {found}" for name, found in roots.items()), *problems]
+
+
+def _opened(path: str | Path, place: Place) -> tuple[Store, dict[str, str]]:
+    """The store, and what is wrong with its mark and manifests; an error if nothing is left."""
+    try:
+        store = Store(path)
+    except (StoreCorruptError, StoreIncompleteError):
+        data, roots = sound_manifest(place)
+        found: manifest.Manifest = json.loads(data)
+        if found["format_version"] not in READABLE:
+            raise
+        check_finished(place, found, roots)
+        if roots.get(COMPLETE) == "missing":
+            roots[COMPLETE] = "missing: the build did not finish, or the mark was lost"
+        store = Store(path, (found, manifest.maybe(place, COMPLETE)))
+    else:
+        copy = manifest.maybe(place, BACKUP)
+        state = "missing" if copy is None else f"not the same as {MANIFEST}"
+        roots = {} if copy == place.read(MANIFEST) else {BACKUP: state}
+    if store.manifest["format_version"] == 1:
+        roots.pop(BACKUP, None)
+    return store, roots
 
 
 def _check_files(store: Store, reporter: Reporter) -> list[str]:
@@ -62,9 +87,6 @@ def _check_files(store: Store, reporter: Reporter) -> list[str]:
     problems += [f"{name}: not part of the store" for name in sorted(there - set(files))]
     if manifest.content_id(files) != store.content_id:
         problems.append(f"{MANIFEST}: the content id does not fit the list of files")
-    copies = [manifest.maybe(store.place, name) for name in (MANIFEST, BACKUP)]
-    if store.manifest["format_version"] > 1 and copies[0] != copies[1]:
-        problems.append(f"{BACKUP}: not the same as {MANIFEST}")
     return problems
 
 

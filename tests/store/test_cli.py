@@ -7,12 +7,14 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from isae.store import cli
+from isae.store import BuildConfig, build_store, cli
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -67,6 +69,19 @@ def test_verify_says_what_is_damaged_and_exits_with_1(built: Path, copied: Path)
     assert done.returncode == 1
     assert "images.parquet" in json.loads(done.stdout)["problems"][0]
     assert done.stderr == ""
+    (copied / "COMPLETE").write_bytes(b"x")
+    again = run("verify", copied, "--json", "--quiet")
+    assert again.returncode == 1
+    assert len(json.loads(again.stdout)["problems"]) == 2
+
+
+def test_addresses_stay_addresses(small_config: Callable[..., BuildConfig], tmp_path: Path) -> None:
+    url = f"memory://{uuid4().hex}/store"
+    build_store(
+        small_config(out=url, images="synthetic:2", layers=("mixed4a",), scratch=str(tmp_path))
+    )
+    for command in ("verify", "info", "repair"):
+        assert json.loads(run(command, url, "--json", "--quiet").stdout)["store"] == url
 
 
 @pytest.mark.parametrize(

@@ -115,11 +115,6 @@ def damaged(data: bytes, kind: str, generator: np.random.Generator) -> bytes | N
     return None if kind == "missing" else bytes(changed)
 
 
-def names(file: str) -> tuple[str, ...]:
-    """What names a damaged file: mark and manifest are compared with each other."""
-    return ("COMPLETE", "manifest.json") if file == "COMPLETE" else (file,)
-
-
 @pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.soak)])
 def test_damage_is_found_and_named_and_never_read(
     stores: dict[str, Path], answers: dict[str, dict[str, Any]], tmp_path: Path, count: int
@@ -142,13 +137,33 @@ def test_damage_is_found_and_named_and_never_read(
         what = f"{kind} in {name}/{file}"
         problems = verify_store(store)
         assert problems, what
-        assert any(one in problem for problem in problems for one in names(file)), (what, problems)
+        assert any(problem.startswith(f"{file}: ") for problem in problems), (what, problems)
         refused += check_answers(parts(store), answers[name], what)
         path.write_bytes(data)
     # Most files are of data; a damaged statistics file, say, hides no row.
     assert refused > count
     for name, store in copies.items():
         assert verify_store(store) == [], name
+
+
+@pytest.mark.parametrize(
+    "roots", [("manifest.json",), ("COMPLETE",), ("manifest.json", "COMPLETE")]
+)
+def test_a_damaged_manifest_hides_no_other_damage(
+    stores: dict[str, Path], tmp_path: Path, roots: tuple[str, ...]
+) -> None:
+    store = shutil.copytree(stores["small"], tmp_path / "copy")
+    for file in roots:
+        (store / file).write_bytes((store / file).read_bytes()[:-9])
+    assert sorted(problem.partition(":")[0] for problem in verify_store(store)) == sorted(roots)
+    more = ("stride16/mixed4a/c/0/0", "images.parquet")
+    (store / more[0]).unlink()
+    (store / more[1]).write_bytes(b"x")
+    found = verify_store(store)
+    assert sorted(problem.partition(":")[0] for problem in found) == sorted([*roots, *more])
+    (store / "manifest.backup.json").unlink()
+    (problem,) = verify_store(store) if len(roots) == 2 else [""]
+    assert "all three are missing or differ" in problem or len(roots) == 1
 
 
 def check_answers(found: Iterator[tuple[str, Any]], expected: dict[str, Any], what: str) -> int:
@@ -174,7 +189,7 @@ def test_every_file_of_every_codec_counts(
         data, file = path.read_bytes(), path.relative_to(store).as_posix()
         path.write_bytes(damaged(data, "flip", generator) or b"")
         problems = verify_store(store)
-        assert any(one in problem for problem in problems for one in names(file)), (file, problems)
+        assert any(problem.startswith(f"{file}: ") for problem in problems), (file, problems)
         path.write_bytes(data)
     layer = f"stride16/{LAYERS[1]}"
     early = open_store(store)
