@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,13 @@ HASH_BLOCK = 1 << 20
 BIN_BITS = 16
 TRAIN, HOLDOUT, UNREADABLE = "train", "holdout", "unreadable"
 _TYPES = {"string": pa.string(), "int": pa.int64(), "float": pa.float64()}
+
+
+class Sides(Protocol):
+    """What knows which images are held out."""
+
+    def held_out(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each image is."""
 
 
 class Split:
@@ -71,7 +78,7 @@ def _smallest(stream: int, images: int, count: int) -> np.uint64:
 class ImagesTable:
     """Writes the images table in order of the images, a row group at a time."""
 
-    def __init__(self, path: Path, source: ImageSource, split: Split) -> None:
+    def __init__(self, path: Path, source: ImageSource, split: Sides) -> None:
         self.source, self.split = source, split
         fields = [("image", pa.int64()), ("name", pa.string()), ("label", pa.string())]
         fields += [("split", pa.string()), ("width", pa.int32()), ("height", pa.int32())]

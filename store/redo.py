@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,17 @@ import numpy.typing as npt
 import torch
 
 from isae.ahead import ahead
-from isae.config import from_json
-from isae.errors import ImageError, StoreError
-from isae.images import BadImage, ImageSource, decode_batches, open_source
-from isae.inception import Network, load_model
-from isae.interrupts import Interrupts
-from isae.progress import Meter, Reporter
+from isae.errors import StoreError
+from isae.images import BadImage, decode_batches
+from isae.progress import Meter
 from isae.store.assemble import make_units
-from isae.store.config import BuildConfig
 from isae.store.cuts import Ints, save_cuts
 from isae.store.describe import described_forms, described_grids
 from isae.store.extract import Extractor
-from isae.store.images_table import ImagesTable, Split
+from isae.store.images_table import ImagesTable
 from isae.store.layout import grid_group
 from isae.store.manifest import Manifest
+from isae.store.origin import Origin, Part
 from isae.store.places import LocalPlace
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.positions import PositionRule
@@ -46,93 +42,12 @@ ROWS_ALONE = 1024
 """Images at a time where only places are asked for."""
 
 
-@dataclass
-class Origin:
-    """What a store was built from, opened again."""
-
-    manifest: Manifest
-    config: BuildConfig
-    source: ImageSource
-    weights: str
-    reporter: Reporter
-    stop: Interrupts
-
-    @cached_property
-    def split(self) -> Split:
-        """Which images are held out."""
-        return Split(self.config.seed, len(self.source), self.config.holdout)
-
-    @cached_property
-    def network(self) -> Network:
-        """The network; StoreError if it is not the one that the store was built with."""
-        model = self.manifest["model"]
-        network = load_model(
-            model["name"],
-            self.weights,
-            device="cuda" if model["device"].startswith("cuda") else "cpu",
-            dtype=getattr(torch, model["compute_dtype"]),
-        )
-        if network.weights.sha256 != model["weights_sha256"]:
-            raise StoreError(
-                f"expected the weights that the store was built with (SHA-256 "
-                f"{model['weights_sha256'][:16]}), found others in {self.weights} "
-                f"({network.weights.sha256[:16]}); give the right ones with --weights"
-            )
-        return network
-
-    def whole_batches(self, images: Ints) -> Ints:
-        """`images`, on a GPU with all others that were computed in one batch with them.
-
-        There the last bits depend on the whole batch, on a CPU they do not.
-        """
-        if self.network.device.type == "cpu":
-            return images
-        size = self.config.batch_size
-        first = np.unique(images // size) * size
-        whole: Ints = (first[:, None] + np.arange(size)).ravel()
-        return whole[whole < len(self.source)]
-
-
-def open_origin(
-    manifest: Manifest,
-    images: str | None,
-    weights: str | None,
-    reporter: Reporter,
-    stop: Interrupts,
-) -> Origin:
-    """Open the images again; StoreError if they are not those that the store was built from."""
-    found = manifest["images"]
-    if "config" not in manifest:
-        made_of = ", ".join(manifest.get("made", {}).get("of", [])[:3]) or "other rows"
-        raise StoreError(
-            f"expected a store that was built from images, found one made of {made_of}; merge or "
-            "convert it again with --overwrite"
-        )
-    config = from_json(BuildConfig, manifest["config"])
-    spec = images or found["spec"]
-    try:
-        source = open_source(spec, seed=config.seed, limit=config.limit)
-    except ImageError as error:
-        raise StoreError(
-            f"expected the images that the store was built from, found none in {spec} ({error}); "
-            "give the place where they are now with --images"
-        ) from error
-    if source.fingerprint() != found["fingerprint"]:
-        count = "as many" if len(source) == found["count"] else f"{len(source):,}"
-        raise StoreError(
-            f"expected the {found['count']:,} images that the store was built from in {spec}, "
-            f"found {count} with other names or sizes; bring the same ones back, or give the "
-            "place where they are with --images"
-        )
-    return Origin(manifest, config, source, weights or config.weights, reporter, stop)
-
-
 def write_images(origin: Origin, path: Path) -> None:
     """The images table, all images being decoded again."""
-    config, source = origin.config, origin.source
+    config, source = origin.parts[0].config, origin.source
     batches = decode_batches(source, origin.manifest["size"], config.batch_size, config.workers)
     with (
-        ImagesTable(path, source, origin.split) as table,
+        ImagesTable(path, source, origin) as table,
         origin.reporter.task(len(source), "decoding", "images") as meter,
     ):
         for batch in batches:
@@ -155,13 +70,12 @@ def make_shards(
     """
     manifest, work, made = origin.manifest, Work(folder), LocalPlace(folder / "made")
     forms = {form.stride: form for form in described_forms(manifest)}
-    extractor = _extractor(origin, wanted)
-    if extractor.wanted:
-        images = origin.whole_batches(images)
     ranges = {stride: _Ranges(manifest, stride, units) for stride, units in wanted.items()}
-    with origin.reporter.task(len(images), "extracting", "images") as meter:
-        rows = _rows(origin, extractor, images, readable, meter)
-        count = _write_segments(rows, extractor, ranges, work)
+    pieces = [_Piece.of(part, wanted, images, readable) for part in origin.parts]
+    total = sum(len(piece.images) for piece in pieces)
+    with origin.reporter.task(total, "extracting", "images") as meter:
+        rows = (one for piece in pieces for one in _placed_rows(origin, piece, meter))
+        count = _write_segments(rows, pieces[0].extractor, ranges, work)
     segments = [SegmentFile(work.segment(number)) for number in range(count)]
     todo = []
     for stride, units in wanted.items():
@@ -178,6 +92,24 @@ def make_shards(
         for _ in make_units(todo, origin.stop, torch.get_num_threads()):
             meter.advance()
     return made
+
+
+@dataclass
+class _Piece:
+    """Images of one part whose rows are wanted, by their numbers in it."""
+
+    part: Part
+    extractor: Extractor
+    images: Ints
+    readable: Ints
+
+    @classmethod
+    def of(cls, part: Part, wanted: Units, images: Ints, readable: Ints) -> _Piece:
+        """Those of the store's `images` that are of `part`."""
+        extractor, mine = _extractor(part, wanted), part.mine(images)
+        if extractor.wanted:
+            mine = part.whole_batches(mine)
+        return cls(part, extractor, mine, part.mine(readable))
 
 
 class _Ranges:
@@ -207,36 +139,41 @@ class _Ranges:
         return cuts
 
 
-def _extractor(origin: Origin, wanted: Units) -> Extractor:
+def _extractor(part: Part, wanted: Units) -> Extractor:
     """Makes rows as the build did, but only of the layers that are wanted."""
     names = {name for units in wanted.values() for layers in units.values() for name in layers}
     grids = [
         replace(grid, channels={n: c for n, c in grid.channels.items() if n in names})
-        for grid in described_grids(origin.manifest)
+        for grid in described_grids(part.manifest)
     ]
-    config = origin.config
+    config = part.config
     rule = PositionRule.parse(config.positions)
     kept = torch.float32 if config.dtype == "float32" else torch.float16
-    return Extractor(origin.network, grids, rule, config.seed, origin.split, kept)
+    return Extractor(part.network, grids, rule, config.seed, part.split, kept)
 
 
-def _rows(
-    origin: Origin, extractor: Extractor, images: Ints, readable: Ints, meter: Meter
-) -> Iterator[Mapping[int, GridRows]]:
+def _placed_rows(origin: Origin, piece: _Piece, meter: Meter) -> Iterator[Mapping[int, GridRows]]:
+    """Rows of a piece with their keys and places in the store."""
+    for rows in _rows(origin, piece, meter):
+        yield {stride: origin.placed(piece.part, stride, one) for stride, one in rows.items()}
+
+
+def _rows(origin: Origin, piece: _Piece, meter: Meter) -> Iterator[Mapping[int, GridRows]]:
     """Rows of the images, batch by batch; without a forward pass where no map is needed."""
+    part, extractor, images = piece.part, piece.extractor, piece.images
     if not extractor.wanted:
         for start in range(0, len(images), ROWS_ALONE):
-            part = images[start : start + ROWS_ALONE]
-            yield extractor.rows(part, {})
-            meter.advance(len(part))
+            some = images[start : start + ROWS_ALONE]
+            yield extractor.rows(some, {})
+            meter.advance(len(some))
         return
-    config, size = origin.config, origin.manifest["size"]
-    batches = decode_batches(origin.source, size, config.batch_size, config.workers, indices=images)
+    config, size = part.config, part.manifest["size"]
+    batches = decode_batches(part.source, size, config.batch_size, config.workers, indices=images)
     stages = ahead(cut_out(extractor, ahead(forward(extractor, batches), 1)), 1)
     try:
         for batch, rows in stages:
             origin.stop.check()
-            _check_readable(batch.bad, readable)
+            _check_readable(batch.bad, piece.readable)
             if len(batch.indices):
                 yield rows
             meter.advance(len(batch.indices) + len(batch.bad))

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
 from isae.store import BuildConfig, build_store, manifest, open_store, redo, verify_store
 from isae.store.cli import app
+from isae.store.import_arrays import import_arrays
+from isae.store.import_config import ImportConfig
 from isae.store.layout import BACKUP, BUILDING, COMPLETE, IMAGES, MANIFEST, STATISTICS
 from isae.store.locks import PlaceLock
 from isae.store.merge import MergeConfig, merge_stores
@@ -259,20 +261,75 @@ def test_other_images_are_refused_but_only_where_images_are_needed(
     assert verify_store(config.out) == ["stride16/mixed4a/c/0/0: missing"]
 
 
-def test_merged_stores_come_back_but_for_their_rows(small_config: Config, tmp_path: Path) -> None:
-    stores = [str(tmp_path / name) for name in ("first", "second")]
-    for seed, out in enumerate(stores):
-        build_store(small_config(images="synthetic:9", layers=("mixed4a",), seed=seed, out=out))
-    merged = str(tmp_path / "merged")
-    merge_stores(MergeConfig(stores=tuple(stores), out=merged))
-    place = open_place(merged)
+def test_merged_stores_come_back_from_all_their_images(
+    small_config: Config, make_photos: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Also when merged twice, with places drawn, samples, copies, and a picture that is broken."""
+    folder, copies = make_photos(count=5), tmp_path / "copies"
+    shutil.copytree(folder, copies)
+    (folder / "b" / "broken.jpg").write_bytes(b"no picture")
+    sources = [str(folder), "synthetic:4", str(copies)]
+    stores = [str(tmp_path / name) for name in ("first", "second", "third", "inner", "merged")]
+    options = {"layers": ("mixed3b", "mixed4a"), "positions": "9", "holdout": 0.4, "batch_size": 4}
+    for seed, images in enumerate(sources):
+        limit = 4 if images == str(copies) else None
+        out = stores[seed]
+        build_store(small_config(images=images, out=out, seed=seed, limit=limit, **options))
+    merge_stores(MergeConfig((stores[0], stores[1]), stores[3], seed=7))
+    merge_stores(MergeConfig((stores[3], stores[2]), stores[4], seed=8, keep_copies=True))
+    assert open_store(stores[4]).manifest["images"]["moved_to_holdout"]
+    for store in stores[:4]:
+        shutil.rmtree(store)
+    place = open_place(stores[4])
     whole = contents(place)
-    for key in (MANIFEST, STATISTICS, "stride16/mixed4a/zarr.json", "stride16/zarr.json"):
-        remove(place, key)
-        check_repaired(merged, whole, {key})
+    for key in set(whole) - {MANIFEST, BACKUP}:
+        place.delete(key)
+    check_repaired(stores[4], whole, set(whole) - {MANIFEST, BACKUP})
+    elsewhere = copies.rename(tmp_path / "elsewhere")
     remove(place, "stride16/mixed4a/c/0/0")
-    with pytest.raises(StoreError, match=f"found one made of {stores[0]}, {stores[1]}; merge"):
-        repair_store(merged)
+    with pytest.raises(StoreError, match=f"found none in {copies} .*--images 'merge:"):
+        repair_store(stores[4])
+    with pytest.raises(StoreError, match="each of the 3 that the store was merged of, found 1"):
+        repair_store(stores[4], images=str(elsewhere))
+    now = json.dumps([sources[0], sources[1], str(elsewhere)])
+    repair_store(stores[4], images=f"merge:{now}")
+    assert contents(place) == whole
+
+
+def test_rows_of_imported_stores_do_not_come_back(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
+    store = str(tmp_path / "store")
+    import_arrays(
+        ImportConfig(source=str(tmp_path / "rows.npy"), format="npy", layer="c", out=store)
+    )
+    place = open_place(store)
+    whole = contents(place)
+    remove(place, STATISTICS)
+    check_repaired(store, whole, {STATISTICS})
+    remove(place, "stride1/c/c/0/0")
+    with pytest.raises(StoreError, match=r"found one made of .*rows.npy; convert it"):
+        repair_store(store)
+
+
+def test_files_that_can_be_mended_are_mended_before_the_error(
+    copied: Path, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = open_place(copied)
+    keys = ["stride16/mixed4a/c/0/0", "stride16/mixed4b/c/0/0", "stride8/mixed3b/c/0/0"]
+    for key in keys:
+        remove(place, key)
+    changed = json.loads((copied / MANIFEST).read_bytes())
+    files = changed["files"]
+    files[keys[0]]["sha256"] = files[keys[1]]["sha256"]
+    changed["content_id"] = manifest.content_id(files)
+    data = manifest.as_json(changed)
+    for key, value in ((MANIFEST, data), (BACKUP, data), (COMPLETE, manifest.mark_of(data))):
+        place.write(key, value)
+    with pytest.raises(StoreError, match=f"expected {keys[0]} made anew"):
+        repair_store(copied)
+    assert place.size(keys[0]) is None
+    for key in keys[1:]:
+        assert place.read(key) == open_place(built).read(key)
 
 
 def test_other_weights_are_refused(copied: Path) -> None:
