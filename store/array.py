@@ -76,7 +76,8 @@ class StoredArray:
     def __getitem__(self, rows: Rows | tuple[Rows, Columns]) -> Array:
         """Rows as NumPy: [C] for an int, else [R, C]; `[rows, columns]` too.
 
-        In the stored dtype; float16 for quantised arrays.
+        In the stored dtype; float16 for quantised arrays. Lists or arrays for both rows and columns
+        give all combinations [R, C], where NumPy would pair them.
         Raises IndexError out of range, StoreCorruptError if a file is missing or damaged.
         """
         if isinstance(rows, tuple):
@@ -89,10 +90,9 @@ class StoredArray:
             if step == 1:
                 return self._range(start, max(start, stop))
             return self[np.arange(start, stop, step)]
-        if isinstance(rows, SupportsIndex) and not isinstance(rows, np.ndarray):
-            row: Array = self[np.asarray([int(rows)])][0]
-            return row
-        return self._gather(np.asarray(rows))
+        chosen = np.asarray(rows)
+        found = self._gather(row_numbers(chosen, len(self)))
+        return found if chosen.ndim else found.reshape(-1)
 
     def read_into(self, start: int, stop: int, out_RC: Array) -> None:
         """Rows [start, stop) into `out_RC`, C-contiguous [stop - start, C] of this array's dtype.
@@ -135,8 +135,7 @@ class StoredArray:
         self.read_into(start, stop, found)
         return found
 
-    def _gather(self, rows: Array) -> Array:
-        rows = self._checked_rows(rows)
+    def _gather(self, rows: npt.NDArray[np.int64]) -> Array:
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
         if not rows.size:
             return found
@@ -147,18 +146,6 @@ class StoredArray:
             block = self._range(first, min(first + self.chunk_rows, len(self)))
             found[members] = block[rows[members] - first]
         return found
-
-    def _checked_rows(self, rows: Array) -> npt.NDArray[np.int64]:
-        if rows.ndim != 1:
-            raise IndexError(f"expected one axis of rows, found {rows.ndim} axes")
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows) if len(rows) == len(self) else rows
-        if rows.size and rows.dtype.kind not in "iu":
-            raise IndexError(f"expected integer rows, a slice or a mask of {len(self)} rows")
-        rows = rows.astype(np.int64)
-        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"expected rows in [0, {len(self)}), found {rows.min()}, {rows.max()}")
-        return np.where(rows < 0, rows + len(self), rows)
 
     def _read_shard(self, start: int, stop: int, out_RC: Array) -> None:
         """Rows of one shard: one read of all their chunks, then chunk by chunk."""
@@ -224,6 +211,27 @@ class StoredArray:
                 f"{self.place.url}/{shard_key(self.name, shard)}",
                 f"{found} instead of {self.sizes[shard]} bytes",
             )
+
+
+def row_numbers(rows: Rows, count: int) -> npt.NDArray[np.int64]:
+    """Row numbers [R] of an int, a slice, integers or a mask of `count` rows.
+
+    Raises IndexError as NumPy does for what is none of these or out of range.
+    """
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(count), dtype=np.int64)
+    chosen = np.asarray(rows)
+    if chosen.dtype == np.bool_ and chosen.shape == (count,):
+        return np.flatnonzero(chosen)
+    chosen = np.atleast_1d(chosen)
+    if chosen.ndim != 1:
+        raise IndexError(f"expected one axis of rows, found {chosen.ndim} axes")
+    if chosen.size and chosen.dtype.kind not in "iu":
+        raise IndexError(f"expected integer rows, a slice or a mask of {count} rows")
+    if chosen.size and not (-count <= chosen.min() and chosen.max() < count):
+        raise IndexError(f"expected rows in [0, {count}), found {chosen.min()}, {chosen.max()}")
+    chosen = chosen.astype(np.int64)
+    return np.where(chosen < 0, chosen + count, chosen)
 
 
 def damaged(path: str | os.PathLike[str], found: str) -> StoreCorruptError:

@@ -47,10 +47,11 @@ class StoreDataset(IterableDataset[torch.Tensor]):
             self._check_share(None)
         else:
             check(feed.cache != "device", "no workers with cache='device'", worker.num_workers)
-            from isae.store.reader import open_store
+            from isae.store.reader import reopen_store
 
             # Threads, connections and pinned memory do not survive a fork.
-            store, feed = open_store(store.path), dataclasses.replace(feed, pin=False)
+            store = reopen_store(store.path, store.content_id)
+            feed = dataclasses.replace(feed, pin=False)
             share, step = (worker.id, worker.num_workers), worker.num_workers
             self._check_share(share)
             first = self._begin if self._share is not None else self._begin + worker.id
@@ -67,7 +68,11 @@ class StoreDataset(IterableDataset[torch.Tensor]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the last iteration is: what to give `load_state_dict` to go on behind the batch
-        that was given last. Within a worker the state is that worker's.
+        that was given last.
+
+        It tells of iterations of this very object: within a worker of that worker's; the object in
+        the main process stands still while workers iterate, so there ask a loader that collects
+        its workers' states, or count batches and use `start_batch` of `Store.tensors`.
         """
         worker = get_worker_info()
         share = None if worker is None else [worker.id, worker.num_workers]

@@ -2,16 +2,17 @@
 
 The index array of a grid says the place (image, y, x) of each row. Here it is turned round once, by
 a counting sort that reads it twice in pieces: the rows in order of image, then cell y * W + x. In
-memory stay the row number (4 bytes; 8 from 2^31 rows on) and the cell (2 bytes; 4 for grids
-of more than 2^16 cells) of each row and 8 bytes an image: 6 bytes a row in all common stores.
+memory stay the row number (4 bytes; 8 from 2^31 rows on) and the cell (2 bytes; 4 or 8 for
+grids of more than 2^16 or 2^32 cells) of each row and 8 bytes an image: 6 bytes a row in all common
+stores.
 
 Shapes: R rows or places asked for, I images, N rows of the grid, M cells inside a coarser one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, SupportsIndex
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from isae.store.positions import Ints, parent_cells
 
 Array = npt.NDArray[Any]
 PIECE_ROWS = 1 << 17
-ABSENT = -1
+NO_ROW = -1
 
 
 class Positions(Protocol):
@@ -34,7 +35,7 @@ class Positions(Protocol):
         """Places [R, 3]."""
 
 
-class GridRows:
+class RowsByPlace:
     """The rows of one grid by place."""
 
     def __init__(self, positions: Positions, images: int, grid: tuple[int, int]) -> None:
@@ -48,7 +49,7 @@ class GridRows:
         np.cumsum(self.starts_I, out=self.starts_I)
         count = len(positions)
         self.rows_N = np.empty(count, np.int32 if count < 2**31 else np.int64)
-        self.cells_N = np.empty(count, np.uint16 if grid[0] * grid[1] <= 2**16 else np.uint32)
+        self.cells_N = np.empty(count, _whole_numbers(grid[0] * grid[1]))
         self._place(positions)
         self._sort_cells()
 
@@ -72,7 +73,7 @@ class GridRows:
                 f"expected integer places [R, 3] of image, y, x, found {places.dtype} "
                 f"{list(places.shape)}; take them from store.positions"
             )
-        found: Ints = np.full(len(places), ABSENT, dtype=np.int64)
+        found: Ints = np.full(len(places), NO_ROW, dtype=np.int64)
         stored = np.flatnonzero(((places >= 0) & (places < self._bounds())).all(axis=1))
         if not len(self) or not len(stored):
             return found
@@ -131,22 +132,9 @@ class GridRows:
             first = last
 
 
-def row_numbers(rows: SupportsIndex | slice | Sequence[int] | Array, count: int) -> Ints:
-    """Row numbers [R] of an int, a slice, integers or a mask of `count` rows.
-
-    Raises IndexError as NumPy does for what is none of these or out of range.
-    """
-    if isinstance(rows, slice):
-        return np.arange(*rows.indices(count), dtype=np.int64)
-    chosen = np.atleast_1d(np.asarray(rows))
-    if chosen.dtype == np.bool_ and chosen.shape == (count,):
-        return np.flatnonzero(chosen)
-    if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
-        raise IndexError(f"expected integer rows, a slice or a mask of {count} rows")
-    chosen = chosen.astype(np.int64)
-    if chosen.size and not (-count <= chosen.min() and chosen.max() < count):
-        raise IndexError(f"expected rows in [0, {count}), found {chosen.min()}, {chosen.max()}")
-    return np.where(chosen < 0, chosen + count, chosen)
+def _whole_numbers(count: int) -> type[np.uint16] | type[np.uint32] | type[np.int64]:
+    """The smallest of three types for numbers below `count`."""
+    return np.uint16 if count <= 2**16 else np.uint32 if count <= 2**32 else np.int64
 
 
 def places_on(
@@ -177,4 +165,4 @@ def _inside(coarse: int, fine: int, ratio: int) -> Ints:
     counts = np.bincount(parents, minlength=coarse)
     first = np.cumsum(counts) - counts  # parents never fall from one cell to the next
     place = np.arange(counts.max(initial=1))
-    return np.where(place < counts[:, None], first[:, None] + place, ABSENT)
+    return np.where(place < counts[:, None], first[:, None] + place, NO_ROW)

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from isae.errors import unknown_name
+from isae.errors import StoreError, unknown_name
 from isae.store import manifest
-from isae.store.array import Rows, StoredArray, damaged
+from isae.store.array import Rows, StoredArray, damaged, row_numbers
 from isae.store.feed import Feed, arrays, tensors
 from isae.store.layout import IMAGES, INDEX, STATISTICS
-from isae.store.lookup import GridRows, places_on, row_numbers
+from isae.store.lookup import RowsByPlace, places_on
 from isae.store.places import open_place
 from isae.store.positions import Ints
 from isae.store.statistics import ChannelStatistics, load_statistics
@@ -84,12 +84,12 @@ class Store:
             for name, one in self.manifest["layers"].items()
         }
         self._arrays: dict[str, StoredArray] = {}
-        self._lookups: dict[int, GridRows] = {}
+        self._lookups: dict[int, RowsByPlace] = {}
         self.caches: dict[Any, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its path: files and caches are opened anew."""
-        return open_store, (self.path,)
+        """Pickled as its path: files and caches are opened anew (see `reopen_store`)."""
+        return reopen_store, (self.path, self.content_id)
 
     @property
     def path(self) -> str:
@@ -124,15 +124,24 @@ class Store:
     @cached_property
     def images(self) -> pa.Table:
         """The images table (see store/images_table.py)."""
-        return self._checked(IMAGES, lambda data: pq.read_table(io.BytesIO(data)))
+        return pq.read_table(io.BytesIO(self.checked_file(IMAGES)))
 
     def statistics(self, layer: str) -> ChannelStatistics:
         """Per-channel statistics of a layer's training rows."""
         self.layer(layer)
-        found: ChannelStatistics = self._checked(
-            STATISTICS, lambda data: load_statistics(data, layer)
-        )
-        return found
+        return load_statistics(self.checked_file(STATISTICS), layer)
+
+    def checked_file(self, name: str) -> bytes:
+        """A small file of the store that lies outside of arrays; StoreCorruptError if it is
+        missing, or has another SHA-256 than the manifest's.
+        """
+        data = manifest.maybe(self.place, name)
+        if data is None or manifest.digest(data) != self.manifest["files"][name]["sha256"]:
+            self._check_mark()
+            raise damaged(
+                f"{self.place.url}/{name}", "no file or another SHA-256 than the manifest's"
+            )
+        return data
 
     def batches(
         self,
@@ -159,7 +168,16 @@ class Store:
         StoreError without rows or without the memory that 'ram' takes.
         """
         feed = Feed(
-            layer, batch_size, seed, rank, ranks, holdout, epochs, drop_last, threads, cache
+            layer,
+            batch_size,
+            seed,
+            rank=rank,
+            ranks=ranks,
+            holdout=holdout,
+            epochs=epochs,
+            drop_last=drop_last,
+            threads=threads,
+            cache=cache,
         )
         return arrays(self, feed, feed.deal(start_batch))
 
@@ -226,10 +244,10 @@ class Store:
         found = self.rows_at(other, places_RM3.reshape(-1, 3))
         return found.reshape(places_RM3.shape[:2])
 
-    def _grid_rows(self, layer: str) -> GridRows:
+    def _grid_rows(self, layer: str) -> RowsByPlace:
         one = self.layer(layer)
         if one.stride not in self._lookups:
-            places = GridRows(self.positions(layer), self.images.num_rows, one.grid)
+            places = RowsByPlace(self.positions(layer), self.images.num_rows, one.grid)
             self._lookups[one.stride] = places
         return self._lookups[one.stride]
 
@@ -243,16 +261,6 @@ class Store:
     def _check_mark(self) -> None:
         manifest.check_mark(self.place, self._mark)
 
-    def _checked(self, name: str, read: Any) -> Any:
-        """Read a small file after its hash was compared with the manifest's."""
-        data = manifest.maybe(self.place, name)
-        if data is None or manifest.digest(data) != self.manifest["files"][name]["sha256"]:
-            self._check_mark()
-            raise damaged(
-                f"{self.place.url}/{name}", "no file or another SHA-256 than the manifest's"
-            )
-        return read(data)
-
 
 def open_store(path: str | Path) -> Store:
     """Open a complete store for reading.
@@ -261,3 +269,14 @@ def open_store(path: str | Path) -> Store:
     finish) or StoreCorruptError (a file is missing or damaged).
     """
     return Store(path)
+
+
+def reopen_store(path: str, content_id: str) -> Store:
+    """As `open_store`; StoreError if by now another store than the one of that id is there."""
+    store = open_store(path)
+    if store.content_id != content_id:
+        raise StoreError(
+            f"expected the store in {path} to stay while other processes read it, found another "
+            "one there; open it again"
+        )
+    return store

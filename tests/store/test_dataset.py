@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from isae.errors import ConfigError, StoreError
-from isae.store import Store, open_store
+from isae.store import BuildConfig, Store, build_store, open_store
 from isae.store.dataset import StoreDataset
 
 # torch warns of more workers than cores; here they are about the order, not about speed.
@@ -167,3 +167,18 @@ def test_pickled_stores_are_opened_anew(store: Store) -> None:
     assert copy.store.caches == {}
     assert copy.store.content_id == store.content_id
     same(list(islice(copy, 2)), list(islice(store.batches(LAYER, BATCH, seed=0), 2)))
+
+
+def test_another_process_never_reads_another_store(
+    copied: Path, small_config: Callable[..., BuildConfig]
+) -> None:
+    """The store was built anew with other rows since the data set was made."""
+    data = open_store(copied).dataset("mixed3b", BATCH, seed=0)
+    pickled = pickle.dumps(data)
+    build_store(
+        small_config(out=str(copied), images="synthetic:4", layers=("mixed3b",)), overwrite=True
+    )
+    with pytest.raises(StoreError, match="found another one"):
+        pickle.loads(pickled)
+    with pytest.raises(StoreError, match="found another one"):
+        next(iter(loader(data, 1)))

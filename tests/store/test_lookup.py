@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from isae.errors import DataError, StoreCorruptError, UnknownNameError
 from isae.store import BuildConfig, Store, build_store, lookup, open_store
-from isae.store.lookup import GridRows, places_on
+from isae.store.lookup import RowsByPlace, places_on
 from isae.store.positions import parent_cells
 
 
@@ -143,7 +143,7 @@ def test_any_index_is_turned_round(
     generator.shuffle(stored)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookup, "PIECE_ROWS", piece)
-        rows = GridRows(stored, images, grid)
+        rows = RowsByPlace(stored, images, grid)
     for image in range(images):
         mine = np.flatnonzero(stored[:, 0] == image)
         mine = mine[np.lexsort((stored[mine, 2], stored[mine, 1]))]
@@ -196,4 +196,15 @@ def test_what_is_not_there(store: Store) -> None:
 @pytest.mark.parametrize("place", [[2, 0, 0], [-1, -1, -1], [0, 3, 0], [0, 0, 2]])
 def test_an_index_off_the_grid_is_damaged(place: list[int]) -> None:
     with pytest.raises(StoreCorruptError, match="expected places on 2 images"):
-        GridRows(np.asarray([[0, 0, 0], place]), 2, (3, 2))
+        RowsByPlace(np.asarray([[0, 0, 0], place]), 2, (3, 2))
+
+
+@pytest.mark.parametrize("side", [2**8 + 1, 2**16 + 1])
+def test_cells_of_large_grids_stay_apart(side: int) -> None:
+    """Their numbers leave 16 and 32 bits."""
+    stored = np.asarray([[0, side - 1, side - 1], [0, 0, 0], [0, side - 2, side - 1]])
+    rows = RowsByPlace(stored, 1, (side, side))
+    assert rows.at(stored).tolist() == [0, 1, 2]
+    assert rows.of_image(0).tolist() == [1, 2, 0]
+    cell = ((side - 1) * side + side - 1) % (2**16 if side < 2**16 else 2**32)
+    assert rows.at([[0, cell // side, cell % side]]).tolist() == [-1]
