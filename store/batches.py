@@ -73,8 +73,22 @@ def dealt_batches(
     """Batches of an order and a deal: NumPy arrays, or with `pinned` torch tensors that a GPU can
     copy from without waiting. Raises ConfigError for a number of threads out of range.
     """
-    check(1 <= threads <= MOST_THREADS, f"1 to {MOST_THREADS} threads", threads)
+    check_threads(threads)
     return _batches(source, order, deal, threads, first_row, pinned)
+
+
+def check_threads(threads: int) -> None:
+    """Raise ConfigError unless so many threads may read."""
+    check(1 <= threads <= MOST_THREADS, f"1 to {MOST_THREADS} threads", threads)
+
+
+def read_block(source: RowSource, out_RC: Array, start: int) -> None:
+    """Rows from `start` on straight into memory, where the source can do that."""
+    read_into = getattr(source, "read_into", None)
+    if read_into is None:
+        out_RC[:] = source[start : start + len(out_RC)]
+    else:
+        read_into(start, start + len(out_RC), out_RC)
 
 
 def _batches(
@@ -156,12 +170,7 @@ class _Buffers:
         at = sum(stop - start for start, stop in window.blocks[:block])
         start, stop = window.blocks[block]
         out_RC = self.held[window][at : at + stop - start]
-        start, stop = start + self.first_row, stop + self.first_row
-        read_into = getattr(self.source, "read_into", None)
-        if read_into is None:
-            out_RC[:] = self.source[start:stop]
-        else:
-            read_into(start, stop, out_RC)
+        read_block(self.source, out_RC, start + self.first_row)
 
     def places(self, window: Window) -> Ints:
         return window.shuffle()

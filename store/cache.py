@@ -11,6 +11,7 @@ Shapes: R rows, D channels, B rows of a batch.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -23,6 +24,7 @@ import torch
 
 from isae.errors import StoreError
 from isae.kernels import PackedRows, expand_rows, pack_rows
+from isae.store.batches import read_block
 from isae.store.order import BLOCK_ROWS, Deal, Ints, Order, batch_rows
 
 Array = npt.NDArray[Any]
@@ -48,6 +50,10 @@ class Rows(Protocol):
         """Rows [R, D]."""
 
 
+_filling: weakref.WeakSet[RamRows] = weakref.WeakSet()
+_filling_lock = threading.Lock()
+
+
 class RamRows:
     """All rows of an array, each kept in RAM from its first reading on; safe among threads."""
 
@@ -58,11 +64,19 @@ class RamRows:
         blocks = -(-self.shape[0] // BLOCK_ROWS)
         self.there = np.zeros(blocks, dtype=np.bool_)
         self.locks = [threading.Lock() for _ in range(blocks)]
+        with _filling_lock:
+            _filling.add(self)
 
     def __getitem__(self, rows: slice, /) -> Array:
-        start, stop, step = rows.indices(self.shape[0])
-        self.ensure(min(start, stop), max(start, stop))
-        return self.resident_RC[start:stop:step].copy()
+        wanted = range(*rows.indices(self.shape[0]))
+        if wanted:
+            self.ensure(min(wanted[0], wanted[-1]), max(wanted[0], wanted[-1]) + 1)
+        return self.resident_RC[rows].copy()
+
+    @property
+    def unread_bytes(self) -> int:
+        """Memory that it is still going to take."""
+        return _bytes(self) * int((~self.there).sum()) // max(1, len(self.there))
 
     def ensure(self, start: int, stop: int) -> None:
         """Have rows [start, stop) in `resident_RC`."""
@@ -159,25 +173,16 @@ def _blocks(source: Rows, first: int, rows: int, threads: int) -> Iterator[Array
             yield block_RC
 
 
-def read_block(source: Any, out_RC: Array, start: int) -> None:
-    """Rows from `start` on straight into memory, where the source can do that."""
-    read_into = getattr(source, "read_into", None)
-    if read_into is None:
-        out_RC[:] = source[start : start + len(out_RC)]
-    else:
-        read_into(start, start + len(out_RC), out_RC)
-
-
 def fits_ram(source: Rows, share: float = AUTO_SHARE) -> bool:
     """Whether all rows fit into this share of the free memory (True where nobody knows)."""
-    free = free_memory()
+    free = _memory_to_give()
     return free is None or _bytes(source) <= share * free
 
 
 def ram_rows(source: Rows) -> RamRows:
     """A cache in RAM. StoreError if the rows do not fit into the free memory."""
     if not fits_ram(source, RAM_SHARE):
-        free = free_memory() or 0
+        free = _memory_to_give() or 0
         raise StoreError(
             f"expected {_bytes(source) / RAM_SHARE / 1e9:.2f} GB of free memory for cache='ram', "
             f"found {free / 1e9:.2f} GB; take cache='auto' or no cache, or a layer with fewer rows"
@@ -187,6 +192,14 @@ def ram_rows(source: Rows) -> RamRows:
 
 def _bytes(source: Rows) -> int:
     return source.shape[0] * source.shape[1] * source.dtype.itemsize
+
+
+def _memory_to_give() -> int | None:
+    """Free memory, less what caches that are still being filled were promised."""
+    free = free_memory()
+    with _filling_lock:
+        promised = sum(one.unread_bytes for one in _filling)
+    return None if free is None else max(0, free - promised)
 
 
 def device_memory(device: torch.device) -> int | None:

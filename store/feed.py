@@ -13,14 +13,12 @@ import torch
 
 from isae.config import check
 from isae.device import resolve_device
-from isae.store.batches import dealt_batches
-from isae.store.cache import DeviceRows, RamRows, fits_ram, ram_rows
+from isae.store.batches import check_threads, dealt_batches
+from isae.store.cache import CACHES, DeviceRows, RamRows, fits_ram, ram_rows
 from isae.store.order import Deal, Order, make_order
 
 if TYPE_CHECKING:
     from isae.store.reader import Store
-
-CACHES = (None, "none", "ram", "auto", "device")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class Feed:
     """For cache='device': auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:N."""
 
     def __post_init__(self) -> None:
-        check(self.cache in CACHES, f"cache one of {CACHES}", self.cache)
+        check_threads(self.threads)
+        check(self.cache in (None, *CACHES), f"cache one of {', '.join(CACHES)}", self.cache)
         check(
             not (self.pin and self.cache == "device"),
             "pin=True with batches in RAM",

@@ -131,7 +131,8 @@ class Deal:
 def make_order(
     rows: int, deal: Deal, seed: int, epochs: int | None = None, drop_last: bool = False
 ) -> Order:
-    """The stream; with `epochs` it ends, and with `drop_last` after the last whole batch of all.
+    """The stream; with `epochs` it ends, and with `drop_last` after the last whole batch of all
+    ranks (there is none where a batch of all ranks has more rows than all epochs).
 
     Raises StoreError if there are no rows, ConfigError for fewer epochs than 1.
     """

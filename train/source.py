@@ -18,6 +18,7 @@ from isae.errors import DataError
 Array = npt.NDArray[Any]
 SCAN_ROWS = 65536
 CACHES = ("none", "ram", "auto", "device")
+"""As in isae.store.cache, which training does without where its rows are not of a store."""
 
 
 class Layer(Protocol):

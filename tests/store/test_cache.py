@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -93,6 +94,8 @@ def test_each_block_is_read_once_and_only_when_needed() -> None:
     same_bits(kept.resident_RC[120:280], source.rows[120:280])
     same_bits(kept[140:420], source.rows[140:420])
     same_bits(kept[940:], source.rows[940:])
+    for rows in (slice(700, 500, -1), slice(99, None, -7), slice(30, 10)):
+        same_bits(kept[rows], source.rows[rows])
     kept.ensure(0, 950)
     kept.ensure(0, 950)
     assert sorted(source.reads) == [(at, min(at + 100, 950)) for at in range(0, 950, 100)]
@@ -152,6 +155,7 @@ def test_a_filled_cache_reads_no_files(copied: Path) -> None:
 
 
 def test_memory_decides(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_filling", WeakSet())
     array = store.activations(LAYER)
     needed = array.shape[0] * array.shape[1] * array.dtype.itemsize
     for free, fits in [(needed * 2 - 2, False), (needed * 2, True), (None, True)]:
@@ -166,6 +170,20 @@ def test_memory_decides(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(ram_rows(array), RamRows)
     first_batches(store.batches(LAYER, 10, seed=0, cache="auto"))
     assert list(store.caches) == [LAYER]
+
+
+def test_memory_is_promised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that a cache will take looks free until its rows are read."""
+    monkeypatch.setattr(cache, "_filling", WeakSet())
+    source = sparse_rows(1000, 8)
+    monkeypatch.setattr(cache, "free_memory", lambda: 3 * source.nbytes // 2)
+    kept = ram_rows(source)
+    kept.ensure(0, 100)
+    with pytest.raises(StoreError, match="GB of free memory for cache='ram'"):
+        ram_rows(source)
+    kept.ensure(0, 1000)
+    assert kept.unread_bytes == 0
+    ram_rows(source)
 
 
 def test_free_memory_is_what_the_system_says() -> None:
@@ -264,6 +282,8 @@ def test_pinned_memory_is_ordinary_without_a_gpu(store: Store) -> None:
 def test_options_that_contradict_each_other(store: Store) -> None:
     with pytest.raises(ConfigError, match="cache one of"):
         store.batches(LAYER, 8, seed=0, cache="disk")
+    with pytest.raises(ConfigError, match="1 to 64 threads"):
+        store.tensors(LAYER, 8, seed=0, cache="device", device="cpu", threads=0)
     with pytest.raises(ConfigError, match=r"store\.tensors for"):
         store.batches(LAYER, 8, seed=0, cache="device")
     with pytest.raises(ConfigError, match="pin=True with batches in RAM"):

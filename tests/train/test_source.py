@@ -11,6 +11,7 @@ import torch
 
 from isae.errors import ConfigError, UnknownNameError
 from isae.store import Store, open_store
+from isae.store.cache import CACHES as STORE_CACHES
 from isae.train import TrainConfig, train
 from isae.train.source import CACHES, scaled, training_batches
 
@@ -27,6 +28,10 @@ def test_every_cache_trains_the_same_bytes(small_store: Path, tmp_path: Path) ->
         assert bool(store.caches) is (cache != "none")
         weights.append((tmp_path / cache / "sae/mixed3a/sae_weights.safetensors").read_bytes())
     assert len(set(weights)) == 1
+
+
+def test_the_names_of_caches_are_the_stores() -> None:
+    assert CACHES == STORE_CACHES
 
 
 def test_what_cannot_be_kept_is_refused(
