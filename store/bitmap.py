@@ -116,7 +116,7 @@ def decode(data: Bytes, out: npt.NDArray[Any]) -> None:
     head = read_header(data, size, out.size)
     bitmap_B = _scratch.take("bitmap", bitmap_bytes(head.elements))
     _restore(data, head, 0, bitmap_B, into=bitmap_B)
-    bits_W = bitmap_B.view(np.uint64)
+    bits_W = bitmap_B.view("<u8").astype(np.uint64, copy=False)
     count = loops.count_bits(bits_W)
     if count != head.nonzeros:
         raise _refused(f"as many bits as values, {head.nonzeros}", count)
