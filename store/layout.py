@@ -41,8 +41,8 @@ ROOT_FILES = (MANIFEST, BACKUP, COMPLETE, BUILDING)
 
 _OURS = re.compile(
     r"zarr\.json|stride\d+/zarr\.json|stride\d+/[^/]+/(zarr\.json|c/\d+/0)"
-    r"|work/(plan\.json|segment-\d+\.safetensors|unit-\d+-\d+\.safetensors|cuts-[^/]+"
-    r"|images\.parquet|statistics\.safetensors)"
+    r"|work/(repair/.+|plan\.json|segment-\d+\.safetensors|unit-\d+-\d+\.safetensors"
+    r"|cuts-[^/]+|images\.parquet|statistics\.safetensors)"
 )
 
 CHUNK_BYTES = 1 << 20

@@ -118,9 +118,12 @@ class Mending:
         return [key for key, _ in stored if key not in known and not key.startswith(mine)]
 
     def mend(self) -> None:
-        """Make all broken files anew: first what needs no images, the mark last."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir(parents=True)
+        """Make all broken files anew: first what needs no images, the mark last.
+
+        Rows that were extracted stay where it is ended on the way: the next repair goes on.
+        """
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        finished = False
         try:
             for key in (MANIFEST, BACKUP):
                 if key in self.roots:
@@ -131,10 +134,17 @@ class Mending:
             self._statistics()
             if COMPLETE in self.roots:
                 self._put(COMPLETE, manifest.mark_of(self.data))
+            finished = True
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
-            with suppress(OSError):
-                self.scratch.parent.rmdir()
+            self._tidy(finished)
+
+    def _tidy(self, finished: bool) -> None:
+        if not finished and next(self.scratch.rglob("segment-*"), None) is not None:
+            self.reporter.say(f"kept rows in {self.scratch}; run the same repair to go on")
+            return
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        with suppress(OSError):
+            self.scratch.parent.rmdir()
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -200,7 +210,8 @@ class Mending:
     def _write_right(self, keys: Sequence[str], made: Place) -> None:
         """Write all that are what they were, then raise for the first that is not.
 
-        One image that changed must not cost the hours that the others took.
+        One image that changed must not cost the hours that the others took. But the rows are no
+        good then, so that they are not kept.
         """
         wrong: StoreError | None = None
         for key in keys:
@@ -212,6 +223,7 @@ class Mending:
                 continue
             self._put(key, data)
         if wrong is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
             raise wrong
 
     def _shards_broken(self, layers: bool) -> Units:

@@ -9,6 +9,7 @@ Shapes: R rows.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from isae.ahead import ahead
 from isae.errors import StoreError
+from isae.files import write_bytes
 from isae.images import BadImage, decode_batches
 from isae.progress import Meter
 from isae.store.assemble import make_units
@@ -27,7 +29,7 @@ from isae.store.describe import described_forms, described_grids
 from isae.store.extract import Extractor
 from isae.store.images_table import ImagesTable
 from isae.store.layout import grid_group
-from isae.store.manifest import Manifest
+from isae.store.manifest import Manifest, as_json, digest, versions
 from isae.store.origin import Origin, Part
 from isae.store.places import LocalPlace
 from isae.store.plan import SEGMENT_BYTES
@@ -38,6 +40,8 @@ from isae.store.units import UnitMaker
 
 Units = Mapping[int, Mapping[int, Sequence[str]]]
 """By stride and unit: the layers whose shards are wanted (the index's is always made)."""
+PLAN = "repair"
+"""File that tells what the segments beside it are of."""
 ROWS_ALONE = 1024
 """Images at a time where only places are asked for."""
 
@@ -62,20 +66,23 @@ def write_images(origin: Origin, path: Path) -> None:
 def make_shards(
     origin: Origin, wanted: Units, images: Ints, readable: Ints, folder: Path
 ) -> LocalPlace:
-    """Shards of the wanted units in a new place inside `folder`, which must be empty.
+    """Shards of the wanted units in a new place inside `folder`.
 
     `images` are those that may have rows in these units, `readable` all that could be read when
-    the store was built. Raises StoreError if one of `images` cannot be read any more, or a unit
-    does not get as many rows as it had.
+    the store was built. Goes on with the rows that a call for the same units left in `folder` when
+    it was killed. Raises StoreError if one of `images` cannot be read any more, or, having emptied
+    the folder, if a unit does not get as many rows as it had.
     """
     manifest, work, made = origin.manifest, Work(folder), LocalPlace(folder / "made")
     forms = {form.stride: form for form in described_forms(manifest)}
     ranges = {stride: _Ranges(manifest, stride, units) for stride, units in wanted.items()}
     pieces = [_Piece.of(part, wanted, images, readable) for part in origin.parts]
     total = sum(len(piece.images) for piece in pieces)
+    count, taken = _kept(origin, wanted, pieces, work)
     with origin.reporter.task(total, "extracting", "images") as meter:
+        meter.skip_to(taken)
         rows = (one for piece in pieces for one in _placed_rows(origin, piece, meter))
-        count = _write_segments(rows, pieces[0].extractor, ranges, work)
+        count = _write_segments(rows, pieces[0].extractor, ranges, work, (count, taken))
     segments = [SegmentFile(work.segment(number)) for number in range(count)]
     todo = []
     for stride, units in wanted.items():
@@ -85,7 +92,7 @@ def make_shards(
             form = forms[stride]
             chosen = replace(form, layers={name: form.layers[name] for name in names})
             maker = UnitMaker(made, work, segments, chosen)
-            _check_rows(maker, unit)
+            _check_rows(maker, unit, folder)
             todo.append((maker, unit))
     total = len(todo)
     with origin.reporter.task(total, "writing", "units") as meter:
@@ -110,6 +117,25 @@ class _Piece:
         if extractor.wanted:
             mine = part.whole_batches(mine)
         return cls(part, extractor, mine, part.mine(readable))
+
+
+def _kept(origin: Origin, wanted: Units, pieces: Sequence[_Piece], work: Work) -> tuple[int, int]:
+    """The segments that a killed call left, and how many images they took, which are left out."""
+    plan, about = work.folder / PLAN, origin.manifest
+    specs = [piece.part.source.spec for piece in pieces]
+    asked = digest(as_json([about["content_id"], wanted, specs, versions()])).encode()
+    if not plan.is_file() or plan.read_bytes() != asked:
+        shutil.rmtree(work.folder, ignore_errors=True)
+        write_bytes(plan, asked)
+        return 0, 0
+    there = work.whole_segments(work.segments_done(), origin.reporter.warn)
+    count = next(number for number in range(len(there) + 1) if number not in there)
+    taken = int(SegmentFile(work.segment(count - 1)).facts["images"]) if count else 0
+    left = taken
+    for piece in pieces:
+        mine = min(left, len(piece.images))
+        piece.images, left = piece.images[mine:], left - mine
+    return count, taken
 
 
 class _Ranges:
@@ -152,19 +178,24 @@ def _extractor(part: Part, wanted: Units) -> Extractor:
     return Extractor(part.network, grids, rule, config.seed, part.split, kept)
 
 
-def _placed_rows(origin: Origin, piece: _Piece, meter: Meter) -> Iterator[Mapping[int, GridRows]]:
-    """Rows of a piece with their keys and places in the store."""
-    for rows in _rows(origin, piece, meter):
-        yield {stride: origin.placed(piece.part, stride, one) for stride, one in rows.items()}
+def _placed_rows(
+    origin: Origin, piece: _Piece, meter: Meter
+) -> Iterator[tuple[int, Mapping[int, GridRows]]]:
+    """Some images' count, and their rows with the keys and places that they have in the store."""
+    for count, rows in _rows(origin, piece, meter):
+        placed = {stride: origin.placed(piece.part, stride, one) for stride, one in rows.items()}
+        yield count, placed
 
 
-def _rows(origin: Origin, piece: _Piece, meter: Meter) -> Iterator[Mapping[int, GridRows]]:
+def _rows(
+    origin: Origin, piece: _Piece, meter: Meter
+) -> Iterator[tuple[int, Mapping[int, GridRows]]]:
     """Rows of the images, batch by batch; without a forward pass where no map is needed."""
     part, extractor, images = piece.part, piece.extractor, piece.images
     if not extractor.wanted:
         for start in range(0, len(images), ROWS_ALONE):
             some = images[start : start + ROWS_ALONE]
-            yield extractor.rows(some, {})
+            yield len(some), extractor.rows(some, {})
             meter.advance(len(some))
         return
     config, size = part.config, part.manifest["size"]
@@ -174,23 +205,28 @@ def _rows(origin: Origin, piece: _Piece, meter: Meter) -> Iterator[Mapping[int, 
         for batch, rows in stages:
             origin.stop.check()
             _check_readable(batch.bad, piece.readable)
-            if len(batch.indices):
-                yield rows
-            meter.advance(len(batch.indices) + len(batch.bad))
+            count = len(batch.indices) + len(batch.bad)
+            yield count, rows
+            meter.advance(count)
     finally:
         stages.close()  # type: ignore[attr-defined]
 
 
 def _write_segments(
-    parts: Iterator[Mapping[int, GridRows]],
+    parts: Iterator[tuple[int, Mapping[int, GridRows]]],
     extractor: Extractor,
     ranges: Mapping[int, _Ranges],
     work: Work,
+    done: tuple[int, int],
 ) -> int:
-    """Write the rows of the wanted units as segments; how many."""
+    """Write the rows of the wanted units as segments; how many.
+
+    `done` are the segments that are there, and the images of which these are.
+    """
     grids = {grid.stride: grid for grid in extractor.grids}
     held: list[dict[int, GridRows]] = []
-    count, size = 0, 0
+    count, taken = done
+    size = 0
 
     def write() -> None:
         segment = {
@@ -198,9 +234,12 @@ def _write_segments(
             for stride in ranges
         }
         sizes_S2: npt.NDArray[np.int32] = np.empty((0, 2), dtype=np.int32)
-        write_segment(work.segment(count), Segment(segment, sizes_S2))
+        write_segment(work.segment(count), Segment(segment, sizes_S2, {"images": taken}))
 
-    for part in parts:
+    for images, part in parts:
+        taken += images
+        if not part:
+            continue
         mine = {stride: one.of(part[stride]) for stride, one in ranges.items()}
         held.append(mine)
         item = extractor.dtype.itemsize
@@ -212,11 +251,12 @@ def _write_segments(
     return count + 1
 
 
-def _check_rows(maker: UnitMaker, unit: int) -> None:
+def _check_rows(maker: UnitMaker, unit: int, folder: Path) -> None:
     form = maker.form
     found = int((maker.cuts[unit + 1] - maker.cuts[unit]).sum())
     expected = min(form.rows - unit * form.index.shard_rows, form.index.shard_rows)
     if found != expected:
+        shutil.rmtree(folder, ignore_errors=True)
         raise StoreError(
             f"expected {expected:,} rows of the images in unit {unit} of "
             f"{grid_group(form.stride)}, found {found:,}: these are not the images, or not the "

@@ -327,6 +327,10 @@ def test_a_place_that_is_taken(
     paths = (str(halves["a"]), str(halves["b"]))
     with pytest.raises(StoreError, match="found a store"):
         merge_stores(MergeConfig(paths, str(copied)))
+    left = copied / "work" / "repair" / "layers" / "segment-000000.safetensors"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a repair that was killed")
     made = merge_stores(MergeConfig(paths, str(copied)), overwrite=True)
     assert open_store(copied).content_id == made["content_id"]
+    assert not (copied / "work").exists()
     assert json.loads((copied / "manifest.json").read_text())["images"]["title"]

@@ -311,6 +311,62 @@ def test_rows_of_imported_stores_do_not_come_back(tmp_path: Path) -> None:
         repair_store(store)
 
 
+def test_a_repair_that_was_ended_goes_on(
+    built: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redo, "SEGMENT_BYTES", 1)
+    place = open_place(copied)
+    for key in ("stride16/mixed4a/c/0/0", "stride16/mixed4b/c/0/0"):
+        remove(place, key)
+    decode, seen = redo.decode_batches, []
+
+    def ended(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for batch in decode(*arguments, **options):
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            seen.append(batch.indices.tolist())
+            yield batch
+
+    monkeypatch.setattr(redo, "decode_batches", ended)
+    with pytest.raises(KeyboardInterrupt):
+        repair_store(copied)
+    kept = sorted(path.name for path in copied.glob("work/repair/layers/segment-*"))
+    assert 1 <= len(kept) <= 2
+    asked: list[int] = []
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+        asked.extend(options["indices"].tolist())
+        return iter(decode(*arguments, **options))
+
+    monkeypatch.setattr(redo, "decode_batches", watched)
+    repair_store(copied)
+    assert asked == list(range(8 * len(kept), 26))
+    assert contents(place) == contents(open_place(built))
+    assert not (copied / "work").exists()
+
+
+def test_rows_that_a_repair_of_other_files_left_are_not_taken(
+    built: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = open_place(copied)
+    remove(place, "stride16/mixed4a/c/0/0")
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redo, "save_cuts", ended)
+        with pytest.raises(KeyboardInterrupt):
+            repair_store(copied)
+    assert list(copied.glob("work/repair/layers/segment-*"))
+    remove(place, "stride8/mixed3b/c/0/0")
+    check_repaired(
+        copied,
+        contents(open_place(built)),
+        {"stride16/mixed4a/c/0/0", "stride8/mixed3b/c/0/0"},
+    )
+
+
 def test_files_that_can_be_mended_are_mended_before_the_error(
     copied: Path, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
