@@ -185,6 +185,11 @@ class MergedRows:
         }
 
 
+def is_merged(about: manifest.Manifest) -> bool:
+    """Whether a store was merged; its export that was converted back only says so of its images."""
+    return "merged" in about.get("identity", {})
+
+
 def image_parts(store: Store) -> list[dict[str, Any]]:
     """The image sources of a store: one, or those that were merged.
 
@@ -194,7 +199,10 @@ def image_parts(store: Store) -> list[dict[str, Any]]:
     images, model = store.manifest["images"], store.manifest["model"]
     if "parts" in images:
         parts: list[dict[str, Any]] = images["parts"]
-        return parts
+        if is_merged(store.manifest):
+            return parts
+        # Rows that went out and came in again may not be what those builds made.
+        return [{k: v for k, v in part.items() if k not in ("config", "ran")} for part in parts]
     seed = images.get("seed", store.manifest["seed"])
     part = {
         "kind": images.get("kind", ""),

@@ -27,6 +27,7 @@ from isae.store.config import BuildConfig
 from isae.store.cuts import Ints, row_keys
 from isae.store.images_table import Split
 from isae.store.manifest import Manifest
+from isae.store.merged_rows import is_merged
 from isae.store.segments import GridRows
 
 
@@ -96,7 +97,7 @@ class Origin:
     @property
     def is_merged(self) -> bool:
         """Whether the rows were keyed anew."""
-        return "parts" in self.manifest["images"]
+        return is_merged(self.manifest)
 
     @cached_property
     def source(self) -> ImageSource:
@@ -146,7 +147,7 @@ def open_origin(
     `merge:[...]` with a source for each part.
     """
     found = manifest["images"]
-    if "parts" in found:
+    if is_merged(manifest):
         return Origin(manifest, _open_parts(manifest, images, weights), reporter, stop)
     if "config" not in manifest:
         made_of = ", ".join(manifest.get("made", {}).get("of", [])[:3]) or "other rows"

@@ -16,7 +16,12 @@ from isae.errors import ConfigError, StoreError, StoreIncompleteError
 from isae.images import open_source
 from isae.progress import Reporter
 from isae.store import BuildConfig, Store, build_store, open_store, verify_store
+from isae.store.convert import export
+from isae.store.import_arrays import import_arrays
+from isae.store.import_config import ImportConfig
 from isae.store.merge import MergeConfig, merge_stores
+from isae.store.merged_rows import image_parts
+from isae.store.repair import repair_store
 
 SMALL = {
     "layers": ("mixed3b", "mixed4a", "mixed4b"),
@@ -179,6 +184,21 @@ def test_a_merged_store_can_be_merged(merged: Store, tmp_path: Path) -> None:
     assert None not in store.images.column("kind").to_pylist()[9:]
     assert [part["count"] for part in out["images"]["parts"]] == [5, 4, 4]
     assert open_source(out["images"]["spec"]).fingerprint() == out["images"]["fingerprint"]
+
+
+def test_an_export_that_came_back_is_not_taken_for_a_merged_store(
+    merged: Store, tmp_path: Path
+) -> None:
+    """Its rows are in another order, and may have been changed on the way."""
+    out = str(tmp_path / "back")
+    export(merged.path, "npy", str(tmp_path / "npy"), ("mixed4a",))
+    options = {"source": str(tmp_path / "npy"), "format": "npy", "layer": "mixed4a", "out": out}
+    import_arrays(ImportConfig(**options))
+    (Path(out) / "stride16" / "mixed4a" / "c" / "0" / "0").unlink()
+    with pytest.raises(StoreError, match="convert it again"):
+        repair_store(out)
+    assert all("config" in part for part in image_parts(merged))
+    assert not any("config" in part for part in image_parts(open_store(out)))
 
 
 @pytest.mark.parametrize(
