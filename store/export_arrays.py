@@ -23,7 +23,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from isae.config import check
 from isae.errors import StoreError
 from isae.files import fsync, swap_folder, write_bytes, write_json
 from isae.interrupts import Interrupts, deferred_interrupts
@@ -100,9 +99,7 @@ class _Export:
                 facts.pop(key, None)
             facts["dtype"] = str(self.store.activations(layer.name).dtype)
             self.meta["layers"][layer.name] = {**facts, **write(folder, layer)}
-        table = self.store.images  # checks the file against its hash
-        check(table.num_columns > 0, "an images table", table.num_columns)
-        write_bytes(folder / IMAGES, self.store.place.read(IMAGES))
+        write_bytes(folder / IMAGES, self.store.checked_file(IMAGES))
         write_json(folder / META, self.meta)
 
     def _npy(self, folder: Path, layer: StoredLayer) -> dict[str, Any]:
@@ -172,6 +169,7 @@ class _Export:
         for first in range(start, stop, PIECE_ROWS):
             self.stop.check()
             rows_RC = array[first : min(first + PIECE_ROWS, stop)]
+            rows_RC = rows_RC.astype(rows_RC.dtype.newbyteorder("<"), copy=False)
             yield rows_RC.reshape(-1).view(np.uint8).data
             if counted:
                 self.meter.advance(len(rows_RC))

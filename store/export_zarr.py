@@ -36,7 +36,15 @@ from isae.store.codecs import named_codec
 from isae.store.describe import described_forms, described_grids
 from isae.store.gather import check_apart, in_threads
 from isae.store.images_table import GROUP_ROWS
-from isae.store.layout import BUILDING, COMPLETE, INDEX, SHARD_ROWS, grid_group, shard_key
+from isae.store.layout import (
+    BUILDING,
+    COMPLETE,
+    INDEX,
+    SHARD_ROWS,
+    grid_group,
+    may_be_ours,
+    shard_key,
+)
 from isae.store.places import Place, open_place
 from isae.store.plan import work_folder
 from isae.store.reader import Store
@@ -139,7 +147,7 @@ def _remove(place: Place) -> None:
     with suppress(OSError, StoreError):
         written = place.keys() if place.size(COMPLETE) is None else []
         for key, _ in written:
-            if key != BUILDING:
+            if key != BUILDING and may_be_ours(key):
                 place.delete(key)
 
 

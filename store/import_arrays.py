@@ -33,10 +33,10 @@ from isae.store.extract import Grid
 from isae.store.extrema import largest_sizes
 from isae.store.gather import Gathering, check_apart, gather, train_rows
 from isae.store.images_table import UNREADABLE
-from isae.store.import_config import ImportConfig, array_paths, read_meta
+from isae.store.import_config import META, ImportConfig, array_paths, read_meta
 from isae.store.import_images import ImportedImages, NumberedImages, TableImages
-from isae.store.import_index import Index, StoredIndex, open_index
-from isae.store.layout import grid_group
+from isae.store.import_index import Index, open_index
+from isae.store.layout import IMAGES, grid_group
 from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.row_files import BFLOAT16, RowFiles, npy_rows, safetensors_rows
@@ -94,20 +94,22 @@ class ArrayRows:
         check(len(self.rows) > 0, "at least one row", 0)
         self.dtype = config.dtype or ("float16" if self.rows.kind == "float16" else "float32")
         self.index: Index = open_index(config, self.paths, self.meta, len(self.rows))
+        self.paths = list(dict.fromkeys([*self.paths, *self.index.paths]))
+        # Before the index is looked at: `check_unchanged` is to tell of a change from here on.
+        beside = [] if self.meta is None else [META, IMAGES]
+        self.watched = [*self.paths, *(Path(config.source) / name for name in beside)]
+        self.stamps = [_stamp(path) for path in self.watched if path.exists()]
         with reporter.task(len(self.rows), "checking the index", "rows") as meter:
             self.span = self.index.scan(meter)
         self.layer = self._layer()
         shape = (self.layer["grid"][0], self.layer["grid"][1])
         self.grid = Grid(self.layer["stride"], shape, {config.layer: self.rows.columns})
         self.images = self._images()
-        if isinstance(self.index, StoredIndex):
-            self.paths += [one.path for one in self.index.files.files]
-        elif config.rows_per_image == 1 and config.holdout != 0:
+        if not self.index.paths and config.rows_per_image == 1 and config.holdout != 0:
             reporter.warn(
                 "no index: every row counts as an image of its own, so rows of one photo may lie "
                 "on both sides of the held-out split; give index.npy or --rows-per-image"
             )
-        self.stamps = [_stamp(path) for path in self.paths]
 
     @property
     def row_bytes(self) -> int:
@@ -147,7 +149,7 @@ class ArrayRows:
 
     def check_unchanged(self) -> None:
         """Raise StoreError if a file changed meanwhile."""
-        for path, before in zip(self.paths, self.stamps, strict=True):
+        for path, before in zip(self.watched, self.stamps, strict=True):
             if not path.exists() or _stamp(path) != before:
                 raise StoreError(
                     f"expected {path} to stay as it was while it was read, found it changed; "
@@ -198,6 +200,8 @@ class ArrayRows:
         name, channels = self.config.layer, self.rows.columns
         cells = [self.span.height, self.span.width]
         if self.meta is not None:
+            model = self.config.model
+            check(model is None, "no --model", model, f"the {META} beside the arrays names it")
             known = dict(self.meta["layers"][name])
             for key in ("files", "index", "dtype"):
                 known.pop(key, None)
@@ -238,8 +242,8 @@ class ArrayRows:
 
     def _images(self) -> ImportedImages:
         config = self.config
-        table = Path(config.source) / "images.parquet"
-        if self.meta is not None and table.is_file():
+        if self.meta is not None:
+            table = Path(config.source) / IMAGES
             return TableImages(table, self.span, config.seed, config.holdout)
         share = DEFAULT_HOLDOUT if config.holdout is None else config.holdout
         return NumberedImages(self.span, config.seed, share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from isae.store.row_files import in_order
 INDEX_FILE = "index.npy"
 FORMATS = ("npy", "safetensors")
 EXPORT, META = "isae-export", "meta.json"
+_TAKEN = re.compile(
+    r"\.+|index|stride\d+_index|zarr\.json|sizes|\d+\.(key|place)|.*\.crc|__metadata__"
+)
+"""Not for layers: files of these names lie beside a layer's in a store or an export, and tensors
+of these names in segments."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class ImportConfig:
         """Check ranges; raise ConfigError."""
         check(self.format in FORMATS, f"--from {' or '.join(FORMATS)}", self.format)
         named = bool(self.layer) and all(c.isalnum() or c in "._-" for c in self.layer)
-        check(named and self.layer not in ("index", ".", ".."), "--layer with a name", self.layer)
+        taken = _TAKEN.fullmatch(self.layer) is not None
+        check(named and not taken, "--layer with a name", self.layer, "choose another name")
         check(self.rows_per_image >= 1, "--rows-per-image of at least 1", self.rows_per_image)
         check(self.dtype in (None, "float16", "float32"), "--dtype float16 or float32", self.dtype)
         check(0 <= (self.holdout or 0) < 1, "--holdout in [0, 1)", self.holdout)
@@ -75,6 +82,8 @@ def read_meta(source: Path, layer: str) -> dict[str, Any] | None:
         raise DataError(f"expected JSON in {path}, found {error}; remove or mend it") from error
     if not isinstance(meta, dict) or meta.get("format") != EXPORT:
         return None
+    if not isinstance(meta.get("layers"), dict):
+        raise DataError(f"expected the layers of an export in {path}, found none; export again")
     check(layer in meta["layers"], f"--layer of {', '.join(meta['layers'])}", layer)
     return meta
 

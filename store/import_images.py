@@ -96,11 +96,19 @@ class TableImages(ImportedImages):
         try:
             self.table = pq.read_table(path)
             split = np.asarray(self.table.column("split").to_pylist(), dtype=object)
-        except (pa.ArrowException, KeyError) as error:
+            numbers = self.table.column("image").to_numpy()
+        except (pa.ArrowException, KeyError, FileNotFoundError) as error:
             raise DataError(
-                f"expected the images table of an export in {path}, found {error}; export again"
+                f"expected the images table of an export in {path}, found {error}; copy the whole "
+                "folder, or export again"
             ) from error
         self.count = len(self.table)
+        known = set(split.tolist()) <= {TRAIN, HOLDOUT, UNREADABLE}
+        if not known or not np.array_equal(numbers, np.arange(self.count)):
+            raise DataError(
+                f"expected images numbered from 0 on, each with a split of {TRAIN}, {HOLDOUT} or "
+                f"{UNREADABLE} in {path}, found others; export again"
+            )
         if span.images > self.count or (split[: span.images][span.present_I] == UNREADABLE).any():
             raise DataError(
                 f"expected rows of the readable images in {path}, found rows of others; "

@@ -46,6 +46,9 @@ class Span:
 class Index(ABC):
     """Places (image, y, x) of rows."""
 
+    paths: Sequence[Path] = ()
+    """The files that it is read from."""
+
     @abstractmethod
     def read(self, start: int, stop: int) -> Places:
         """int32 [R, 3] of rows [start, stop)."""
@@ -84,6 +87,7 @@ class StoredIndex(Index):
 
     def __init__(self, files: RowFiles, rows: int) -> None:
         self.files, self.rows = files, rows
+        self.paths = [one.path for one in files.files]
         name = files.files[0].path
         if files.columns != 3 or files.kind not in WHOLE:
             raise DataError(
@@ -152,10 +156,21 @@ def open_index(
     source = Path(config.source)
     if config.index is not None:
         return StoredIndex(RowFiles([npy_rows(Path(config.index))]), rows)
-    if config.format == "safetensors" and all(has_tensor(one, INDEX_TENSOR) for one in paths):
+    having = [config.format == "safetensors" and has_tensor(one, INDEX_TENSOR) for one in paths]
+    if all(having):
         return StoredIndex(RowFiles([safetensors_rows(one, INDEX_TENSOR) for one in paths]), rows)
+    if any(having):
+        raise DataError(
+            f"expected a tensor '{INDEX_TENSOR}' in every file or in none, found none in "
+            f"{paths[having.index(False)]}; add it there, or give --index"
+        )
     named = meta["layers"][config.layer].get("index") if meta is not None else None
     beside = (source if source.is_dir() else source.parent) / (named or INDEX_FILE)
     if beside.is_file() and (source.is_dir() or meta is not None):
         return StoredIndex(RowFiles([npy_rows(beside)]), rows)
+    if meta is not None:
+        raise DataError(
+            f"expected the index of the export in {source}, found neither {beside.name} nor "
+            f"tensors '{INDEX_TENSOR}'; copy the whole folder, or give --index"
+        )
     return CountedIndex(rows, config.rows_per_image)

@@ -23,7 +23,11 @@ from isae.errors import DataError
 Array = npt.NDArray[Any]
 TENSOR, INDEX_TENSOR = "activations", "index"
 BFLOAT16 = "bfloat16"
-_SAFE = {"F16": "float16", "F32": "float32", "BF16": BFLOAT16, "I32": "int32", "I64": "int64"}
+_SAFE = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": BFLOAT16} | {
+    f"{code}{bits}": f"{name}{bits}"
+    for code, name in (("I", "int"), ("U", "uint"))
+    for bits in (8, 16, 32, 64)
+}
 _MOST_HEADER = 100 << 20
 
 
@@ -122,7 +126,15 @@ def safetensors_rows(path: Path, tensor: str | None) -> RowFile:
         )
     one = header[name]
     kind = _SAFE.get(one["dtype"], str(one["dtype"]))
-    return _checked(path, tuple(one["shape"]), kind, True, base + one["data_offsets"][0])
+    begin, end = one["data_offsets"]
+    found = _checked(path, tuple(one["shape"]), kind, True, base + begin)
+    needed = found.rows * found.columns * _item_bytes(kind)
+    if needed not in (0, end - begin):
+        raise DataError(
+            f"expected {needed:,} bytes of tensor '{name}' in {path}, found {end - begin:,}; "
+            "write it anew"
+        )
+    return found
 
 
 def has_tensor(path: Path, name: str) -> bool:
@@ -150,7 +162,8 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
             header: dict[str, Any] = json.loads(file.read(length))
             header.pop("__metadata__", None)
             for name, one in header.items():
-                numbers = [*one["shape"], one["data_offsets"][0]]
+                begin, end = one["data_offsets"]
+                numbers = [*one["shape"], begin, end]
                 if not all(type(n) is int and n >= 0 for n in numbers) or "dtype" not in one:
                     raise ValueError(f"a wrong entry for tensor {name}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -177,17 +190,18 @@ def _checked(path: Path, shape: Any, kind: str, little: bool, offset: int) -> Ro
             f"expected little-endian [rows, channels] in {path}, found shape {list(shape)}"
             f"{'' if little else ', big-endian'}; reshape it"
         )
-    item = 2 if kind == BFLOAT16 else np.dtype(kind).itemsize if _is_dtype(kind) else 0
-    if path.stat().st_size < offset + shape[0] * shape[1] * item:
+    if path.stat().st_size < offset + shape[0] * shape[1] * _item_bytes(kind):
         raise DataError(
             f"expected {shape[0]:,} rows in {path}, found a file that ends before; copy it again"
         )
     return RowFile(path, int(shape[0]), int(shape[1]), kind, offset)
 
 
-def _is_dtype(kind: str) -> bool:
+def _item_bytes(kind: str) -> int:
+    """Of a number; 0 for a kind that NumPy does not know."""
+    if kind == BFLOAT16:
+        return 2
     try:
-        np.dtype(kind)
+        return np.dtype(kind).itemsize
     except TypeError:
-        return False
-    return True
+        return 0

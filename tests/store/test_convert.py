@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import zarr
@@ -19,10 +20,12 @@ from safetensors.torch import save_file as save_torch
 from isae.analysis.inputs import open_run
 from isae.errors import ConfigError, DataError, StoreError, StoreIncompleteError, UnknownNameError
 from isae.progress import Reporter
-from isae.store import BuildConfig, Store, build_store, open_store, verify_store
+from isae.store import BuildConfig, Store, build_store, gather, open_store, verify_store
 from isae.store import convert as conversions
+from isae.store.export_arrays import export_arrays
 from isae.store.import_arrays import import_arrays
 from isae.store.import_config import ImportConfig
+from isae.store.import_index import StoredIndex
 from isae.store.row_files import in_order
 from isae.train import TrainConfig, train
 
@@ -173,6 +176,30 @@ def test_a_failed_export_leaves_nothing(
         with pytest.raises(StoreError, match="mixed3b"):
             conversions.export(str(copied), kind, str(tmp_path / "out"))
         assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_failed_export_takes_away_its_own_files_only(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> bytes:
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("isae.store.export_zarr.encode_shard", fail)
+    with pytest.raises(OSError, match="No space"):
+        conversions.export(str(built), "zarr", str(tmp_path / "out"), ["mixed4a"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def test_an_images_table_that_was_damaged_since_is_not_exported(
+    copied: Path, tmp_path: Path
+) -> None:
+    store = open_store(copied)
+    assert len(store.images) > 0
+    table = copied / "images.parquet"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match=r"images\.parquet as it was written"):
+        export_arrays(store, "npy", str(tmp_path / "out"), layers=["mixed4a"])
 
 
 def test_what_is_there_is_not_written_over(built: Path, copied: Path, tmp_path: Path) -> None:
@@ -346,15 +373,8 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from isae.store import gather
-
-    monkeypatch.setattr("isae.store.import_arrays.SEGMENT_BYTES", 3000)
-    np.save(tmp_path / "x.npy", some_rows(300, 6))
-    whole = take_in(tmp_path / "x.npy", tmp_path / "whole")
-    config = ImportConfig(
-        source=str(tmp_path / "x.npy"), format="npy", layer="cache", out=str(tmp_path / "out")
-    )
+def interrupt(config: ImportConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Import until the disk is full behind two segments."""
     real, count = gather.write_segment, [0]
 
     def write(path: Path, segment: Any) -> None:
@@ -367,11 +387,115 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         patch.setattr(gather, "write_segment", write)
         with pytest.raises(OSError, match="No space"):
             import_arrays(config)
+
+
+def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isae.store.import_arrays.SEGMENT_BYTES", 3000)
+    np.save(tmp_path / "x.npy", some_rows(300, 6))
+    whole = take_in(tmp_path / "x.npy", tmp_path / "whole")
+    config = ImportConfig(
+        source=str(tmp_path / "x.npy"), format="npy", layer="cache", out=str(tmp_path / "out")
+    )
+    interrupt(config, monkeypatch)
     with pytest.raises(StoreIncompleteError):
         open_store(config.out)
     assert import_arrays(config, resume=True)["content_id"] == whole.content_id
     with pytest.raises(StoreError, match="found a store"):
         import_arrays(config)
+
+
+@pytest.mark.parametrize("name", ["stride16_index.npy", "images.parquet", "meta.json"])
+def test_an_interrupted_import_of_changed_files_is_another(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Segments of one split and one index are never joined with segments of another."""
+    conversions.export(str(built), "npy", str(tmp_path / "x"), ["mixed4a"])
+    monkeypatch.setattr("isae.store.import_arrays.SEGMENT_BYTES", 100_000)
+    config = ImportConfig(str(tmp_path / "x"), "npy", "mixed4a", str(tmp_path / "out"))
+    interrupt(config, monkeypatch)
+    path = tmp_path / "x" / name
+    if name.endswith(".npy"):
+        np.save(path, np.load(path)[::-1])
+    elif name.endswith(".parquet"):
+        pq.write_table(other_split(pq.read_table(path)), path)
+    else:
+        path.write_text(path.read_text().replace('"stride": 16', '"stride": 32'))
+    with pytest.raises(StoreError, match="found another files"):
+        import_arrays(config, resume=True)
+
+
+def other_split(table: pa.Table) -> pa.Table:
+    """With training images held out and the others not."""
+    other = {"train": "holdout", "holdout": "train", "unreadable": "unreadable"}
+    split = [other[one] for one in table.column("split").to_pylist()]
+    return table.set_column(table.column_names.index("split"), "split", pa.array(split))
+
+
+def test_an_index_that_changes_after_it_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", some_rows(40, 3))
+    numbers = np.arange(40)
+    np.save(tmp_path / "index.npy", np.stack([numbers, 0 * numbers, 0 * numbers], 1))
+    real = StoredIndex.scan
+
+    def scan(index: StoredIndex, meter: Any) -> Any:
+        found = real(index, meter)
+        np.save(tmp_path / "index.npy", np.stack([numbers // 2, 0 * numbers, 0 * numbers], 1))
+        return found
+
+    monkeypatch.setattr(StoredIndex, "scan", scan)
+    with pytest.raises(StoreError, match=r"index.npy to stay as it was"):
+        import_arrays(ImportConfig(str(tmp_path), "npy", "cache", str(tmp_path / "out")))
+
+
+def test_an_export_comes_back_whole_or_not_at_all(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    conversions.export(str(built), "npy", str(folder), ["mixed4a"])
+    table, index = folder / "images.parquet", folder / "stride16_index.npy"
+    with pytest.raises(ConfigError, match="expected no --model"):
+        take_in(folder, tmp_path / "out", layer="mixed4a", model="inceptionv1", size=56)
+    whole = pq.read_table(table)
+    unknown = whole.set_column(3, "split", pa.array(["Train"] * len(whole)))
+    for wrong in (whole.take(list(range(len(whole)))[::-1]), unknown):
+        pq.write_table(wrong, table)
+        with pytest.raises(DataError, match="expected images numbered from 0"):
+            take_in(folder, tmp_path / "out", layer="mixed4a")
+    table.unlink()
+    with pytest.raises(DataError, match="expected the images table of an export"):
+        take_in(folder, tmp_path / "out", layer="mixed4a")
+    index.unlink()
+    with pytest.raises(DataError, match="expected the index of the export"):
+        take_in(folder, tmp_path / "out", layer="mixed4a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_index_in_some_files_only(tmp_path: Path) -> None:
+    index = np.stack(np.unravel_index(np.arange(10), (10, 1, 1)), axis=1).astype(np.int32)
+    save_file({"activations": ROWS, "index": index}, tmp_path / "a.safetensors")
+    save_file({"activations": ROWS}, tmp_path / "b.safetensors")
+    with pytest.raises(DataError, match=r"in every file or in none, found none in .*b\.safe"):
+        take_in(tmp_path, tmp_path / "out", format="safetensors")
+
+
+def test_a_header_that_does_not_fit_its_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"activations": ROWS, "b": ROWS}, path)
+    path.write_bytes(path.read_bytes().replace(b"[10,4]", b"[12,4]"))
+    with pytest.raises(DataError, match="expected 192 bytes of tensor 'activations'"):
+        take_in(path, tmp_path / "out", format="safetensors")
+    save_file({"activations": ROWS.astype("uint8")}, path)
+    with pytest.raises(ConfigError, match="found 'uint8'"):
+        take_in(path, tmp_path / "out", format="safetensors")
+
+
+@pytest.mark.parametrize(
+    "name", ["sizes", "1.key", "16.place", "x.crc", "zarr.json", "__metadata__", "stride1_index"]
+)
+def test_layers_are_not_named_as_what_lies_beside_them(name: str) -> None:
+    with pytest.raises(ConfigError, match="--layer with a name"):
+        ImportConfig("x.npy", "npy", name, "out")
+    assert ImportConfig("x.npy", "npy", f"blocks.3.attn.{name}x", "out").layer
 
 
 def test_no_image_held_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
