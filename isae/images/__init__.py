@@ -6,7 +6,7 @@
 from isae.images.bad import BadImageTally, default_max_bad
 from isae.images.base import BadImage, ImageSource
 from isae.images.loader import ImageBatch, decode_batches
-from isae.images.opening import open_source
+from isae.images.opening import open_source, with_paths
 from isae.images.pixels import RESIZE_RULE, resize_crop
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "default_max_bad",
     "open_source",
     "resize_crop",
+    "with_paths",
 ]

@@ -80,6 +80,18 @@ class ImageSource(ABC):
     def fingerprint(self) -> str:
         """SHA-256 (hex) of what the list holds: equal lists of equal files, equal fingerprints."""
 
+    def file_times(self) -> I64:
+        """When each file of the source was last changed, in ns, int64 [files].
+
+        As found when the source was opened. Empty where pictures lie in no files, or in files
+        that are not known.
+        """
+        return np.empty(0, dtype=np.int64)
+
+    def file_name(self, number: int) -> str:
+        """The name of a file of `file_times`."""
+        raise IndexError(f"expected the number of a file, found {number} in a source without files")
+
     def load(self, index: int) -> U8:
         """Pixels uint8 [H, W, 3] in RGB of one picture; raises BadImage if it cannot be read."""
         position = self.checked(index)
@@ -124,6 +136,14 @@ class SubsetSource(ImageSource):
     def fingerprint(self) -> str:
         """Hash of the whole source's fingerprint, the number taken and the seed."""
         return digest(["subset", self.source.fingerprint(), len(self), self.seed])
+
+    def file_times(self) -> I64:
+        """Of the files of the whole source."""
+        return self.source.file_times()
+
+    def file_name(self, number: int) -> str:
+        """As the whole source names it."""
+        return self.source.file_name(number)
 
 
 class Names:

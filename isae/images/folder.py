@@ -41,7 +41,7 @@ class FolderSource(ImageSource):
 
     Linked folders are followed, each real folder at most once on the way down from the root, so a
     loop of links ends. Hidden files and folders (a leading dot) are not looked at. Memory: the
-    length of the relative path plus 16 bytes a photo. Raises ImageError where there is no photo.
+    length of the relative path plus 24 bytes a photo. Raises ImageError where there is no photo.
     """
 
     kind = "folder"
@@ -57,8 +57,9 @@ class FolderSource(ImageSource):
                 f"found none among {others:,} other files; give a folder that holds photos"
             )
         found.sort()
-        self.names = Names(name for name, _ in found)
-        self.sizes: I64 = np.array([size for _, size in found], dtype=np.int64)
+        self.names = Names(name for name, _, _ in found)
+        self.sizes: I64 = np.array([size for _, size, _ in found], dtype=np.int64)
+        self.times: I64 = np.array([time for _, _, time in found], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,11 +78,19 @@ class FolderSource(ImageSource):
         ends, sizes = self.names.ends.astype("<i8"), self.sizes.astype("<i8")
         return digest([self.kind, self.names.blob, ends.tobytes(), sizes.tobytes()])
 
+    def file_times(self) -> I64:
+        """Of every photo."""
+        return self.times
 
-def _list_photos(root: bytes) -> tuple[list[tuple[bytes, int]], int]:
-    """(relative path, size) of every photo, and the number of other files."""
+    def file_name(self, number: int) -> str:
+        """The path below the root."""
+        return self.names.text(self.checked(number))
+
+
+def _list_photos(root: bytes) -> tuple[list[tuple[bytes, int, int]], int]:
+    """(relative path, size, time of change in ns) of every photo, and the number of other files."""
     endings = tuple(ending.encode() for ending in EXTENSIONS)
-    found: list[tuple[bytes, int]] = []
+    found: list[tuple[bytes, int, int]] = []
     others = 0
     pending = [(root, b"", frozenset({_identity(root)}))]
     while pending:
@@ -94,8 +103,8 @@ def _list_photos(root: bytes) -> tuple[list[tuple[bytes, int]], int]:
                     identity = _identity(entry.path)
                     if identity not in above:
                         pending.append((entry.path, prefix + entry.name + b"/", above | {identity}))
-                elif entry.name.lower().endswith(endings) and (size := _size(entry)) is not None:
-                    found.append((prefix + entry.name, size))
+                elif entry.name.lower().endswith(endings) and (about := _about(entry)) is not None:
+                    found.append((prefix + entry.name, *about))
                 else:
                     others += 1
     return found, others
@@ -106,11 +115,14 @@ def _identity(path: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _size(entry: os.DirEntry[bytes]) -> int | None:
-    """Bytes of a file; None for pipes, sockets and devices, which reading could wait for."""
+def _about(entry: os.DirEntry[bytes]) -> tuple[int, int] | None:
+    """Bytes and time of change of a file.
+
+    None for pipes, sockets and devices, which reading could wait for.
+    """
     try:
         status = entry.stat()
     except OSError:
         # A dangling link stays in the list, and is reported as a bad picture when it is read.
-        return -1
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+        return -1, 0
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,18 @@ class MergedSource(ImageSource):
         """Hash of the parts' fingerprints."""
         return merged_fingerprint(part.fingerprint() for part in self.parts)
 
+    def file_times(self) -> I64:
+        """Of the files of all parts, one after the other."""
+        return np.concatenate([np.empty(0, np.int64), *(part.file_times() for part in self.parts)])
+
+    def file_name(self, number: int) -> str:
+        """As the part names it."""
+        for part in self.parts:
+            if number < (count := len(part.file_times())):
+                return part.file_name(number)
+            number -= count
+        raise IndexError("expected the number of a file of a part, found one beyond them all")
+
     def _find(self, index: int) -> tuple[int, int]:
         position = self.checked(index)
         part = int(np.searchsorted(self.ends, position, side="right"))
@@ -107,6 +119,20 @@ def parse_merged(spec: str, seed: int) -> list[tuple[str, int, int | None]]:
     if not parts or not known or not numbers:
         raise _refused(spec)
     return parts
+
+
+def with_parts(spec: str, change: Callable[[str], str]) -> str:
+    """`merge:[...]` with `change` made to the spec of every part; other text stays as it is."""
+    try:
+        parse_merged(spec, 0)
+    except ImageError:
+        return spec
+    parts = json.loads(spec.removeprefix(PREFIX))
+    changed = [
+        change(one) if isinstance(one, str) else {**one, "spec": change(str(one["spec"]))}
+        for one in parts
+    ]
+    return PREFIX + json.dumps(changed, ensure_ascii=False)
 
 
 def _refused(spec: str) -> ImageError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from isae.config import check
 from isae.errors import ImageError
 from isae.images.base import ImageSource, SubsetSource
 from isae.images.folder import FolderSource
-from isae.images.merged import PREFIX, MergedSource, parse_merged
+from isae.images.merged import PREFIX, MergedSource, parse_merged, with_parts
 from isae.images.patterns import is_shards, shard_paths
 from isae.images.shards import ShardSource
 from isae.images.synthetic import SyntheticSource
@@ -34,6 +35,20 @@ def open_source(spec: str, *, seed: int = 0, limit: int | None = None) -> ImageS
     if limit is None or limit >= len(source):
         return source
     return SubsetSource(source, limit, seed)
+
+
+def with_paths(spec: str, change: Callable[[str], str]) -> str:
+    """`spec` with `change` made to every path in it, so that one source has one text."""
+    if spec.startswith("synthetic:"):
+        return spec
+    if spec.startswith(PREFIX):
+        return with_parts(spec, lambda one: with_paths(one, change))
+    if spec.startswith("torchvision:") and not Path(spec).is_dir():
+        from isae.images.torchvision_sets import with_root
+
+        return with_root(spec, change)
+    mark = "@" if spec.startswith("@") and not Path(spec).is_dir() else ""
+    return mark + change(spec.removeprefix(mark))
 
 
 def _open(spec: str, seed: int) -> ImageSource:

@@ -65,9 +65,10 @@ class ShardSource(ImageSource):
     def __init__(self, shards: Sequence[Path], spec: str) -> None:
         self.spec = spec
         self.columns = {}
-        self.reader = ShardReader(shards)
+        self.reader: ShardReader = ShardReader(shards)
         _check_shards(shards, spec)
         prefixes = _prefixes(shards)
+        self.times: I64 = np.array([shard.stat().st_mtime_ns for shard in shards], dtype=np.int64)
         index = _Index()
         for number, shard in enumerate(shards):
             _index_shard(index, number, shard, prefixes[number])
@@ -100,6 +101,14 @@ class ShardSource(ImageSource):
         codes = self.codes.astype("<i4")
         arrays = (ends.tobytes(), sizes.tobytes(), codes.tobytes())
         return digest([self.kind, self.names.blob, *arrays, *self.labels])
+
+    def file_times(self) -> I64:
+        """Of every shard."""
+        return self.times
+
+    def file_name(self, number: int) -> str:
+        """The path of a shard."""
+        return str(self.reader.shards[number])
 
 
 @dataclass

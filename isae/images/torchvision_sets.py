@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,14 @@ def _parse(spec: str) -> tuple[str, str, str]:
     if name == "FakeData" and not (root.isdecimal() and int(root) > 0):
         raise ImageError(f"expected {_FORM} with N of at least 1, found '{spec}'")
     return name, root, split
+
+
+def with_root(spec: str, change: Callable[[str], str]) -> str:
+    """`torchvision:NAME:FOLDER[:SPLIT]` with `change` made to the folder."""
+    name, root, split = _parse(spec)
+    if name == "FakeData":
+        return spec
+    return ":".join(["torchvision", name, change(root), *([split] if split else [])])
 
 
 def _open_data(name: str, root: str, split: str) -> Any:

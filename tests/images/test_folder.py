@@ -118,8 +118,8 @@ def test_the_list_is_compact(tmp_path: Path) -> None:
     for number in range(500):
         (tmp_path / f"photo-{number:05d}.jpg").touch()
     source = FolderSource(tmp_path)
-    # The name's 15 bytes, 8 for its end and 8 for the file's size.
-    assert source.names.nbytes + source.sizes.nbytes == 500 * (15 + 16)
+    # The name's 15 bytes, 8 for its end, 8 for the file's size and 8 for its time.
+    assert source.names.nbytes + source.sizes.nbytes + source.times.nbytes == 500 * (15 + 24)
 
 
 @given(st.lists(st.binary(max_size=5), max_size=8))

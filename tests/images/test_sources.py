@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from isae.errors import ConfigError, ImageError, UnknownNameError
-from isae.images import BadImage, ImageSource, decode_batches, open_source
+from isae.images import BadImage, ImageSource, decode_batches, open_source, with_paths
 
 KINDS = ("folder", "shard", "shards", "torchvision", "synthetic", "subset")
 PYTHON_TYPES = {"string": str, "int": int, "float": float}
@@ -162,3 +164,53 @@ def test_fingerprints_tell_sources_apart(photo_folder: Path, shard_folder: Path)
         open_source("torchvision:FakeData:4").fingerprint(),
     ]
     assert len(set(prints)) == len(prints)
+
+
+def test_a_changed_file_is_known_by_its_time(photo_folder: Path, shard_folder: Path) -> None:
+    photo, shard = photo_folder / "dog/x.png", shard_folder / "part-0001.tar"
+    parts = [str(photo_folder), "synthetic:3", str(shard_folder / "*.tar")]
+    named = {
+        parts[0]: "dog/x.png",
+        parts[1]: None,
+        parts[2]: str(shard),
+        f"merge:{json.dumps(parts)}": "dog/x.png",
+        f"merge:{json.dumps(parts[::-1])}": str(shard),
+        f"merge:{json.dumps(parts[1:])}": str(shard),
+    }
+    before = {spec: open_source(spec) for spec in named}
+    for path in (photo, shard):
+        data, time = path.read_bytes(), path.stat().st_mtime_ns
+        path.write_bytes(data)
+        os.utime(path, ns=(time, time + 1))
+    for spec, expected in named.items():
+        now = open_source(spec)
+        assert now.fingerprint() == before[spec].fingerprint()
+        changed = np.flatnonzero(now.file_times() != before[spec].file_times())
+        assert [now.file_name(int(number)) for number in changed][:1] == [expected][: len(changed)]
+        assert (len(changed) > 0) == (expected is not None)
+    part, whole = open_source(parts[0], limit=2), open_source(parts[0])
+    np.testing.assert_array_equal(part.file_times(), whole.file_times())
+    assert part.file_name(4) == whole.file_name(4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("photos", "/here/photos"),
+        ("./photos/", "/here/photos"),
+        ("/data/../data/photos", "/data/photos"),
+        ("train-{0000..0009}.tar", "/here/train-{0000..0009}.tar"),
+        ("@lists/all.txt", "@/here/lists/all.txt"),
+        ("synthetic:12", "synthetic:12"),
+        ("torchvision:FakeData:7", "torchvision:FakeData:7"),
+        ("torchvision:CIFAR10:data", "torchvision:CIFAR10:/here/data"),
+        ("torchvision:CIFAR10:data:test", "torchvision:CIFAR10:/here/data:test"),
+        (
+            'merge:["photos", {"spec": "é.tar", "limit": 3}, "synthetic:2"]',
+            'merge:["/here/photos", {"spec": "/here/é.tar", "limit": 3}, "synthetic:2"]',
+        ),
+        ("merge:[]", "merge:[]"),
+    ],
+)
+def test_paths_in_a_spec_can_be_changed(spec: str, expected: str) -> None:
+    assert with_paths(spec, lambda path: os.path.normpath(Path("/here", path))) == expected
