@@ -8,9 +8,9 @@ Shapes: C channels.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isae.errors import StoreCorruptError
+from isae.errors import StoreCorruptError, StoreError
 from isae.interrupts import Interrupts
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
@@ -36,13 +36,15 @@ from isae.store.layout import (
     is_data,
     metadata_file,
 )
+from isae.store.ownership import forget
 from isae.store.places import Place
 from isae.store.quantise import QUANTISED, Quantiser, scales
 from isae.store.ranks import Ranks
-from isae.store.segments import SegmentFile, Work
+from isae.store.segments import SegmentFile, Work, open_segments
 from isae.store.shards import ShardFormat
 from isae.store.statistics import Accumulator, ChannelStatistics, save_statistics
-from isae.store.units import GridForm, UnitMaker
+from isae.store.threads import in_threads
+from isae.store.units import GridForm, UnitMaker, make_unit
 
 INDEX_CODEC = "small"
 
@@ -81,10 +83,12 @@ class Assembled:
     """The first key of every unit, by stride: enough to make one unit anew."""
 
 
-def write_arrays(assembly: Assembly) -> Assembled | None:
-    """All units that are missing, spread over ranks and threads; the result in the first rank."""
-    count = len(assembly.work.segments_done())
-    segments = [SegmentFile(assembly.work.segment(number)) for number in range(count)]
+def write_arrays(assembly: Assembly, count: int) -> Assembled | None:
+    """All units that are missing, spread over ranks and threads; the result in the first rank.
+
+    Raises StoreError unless all of `count` segments are there.
+    """
+    segments = open_segments(assembly.work, count)
     forms = _forms(assembly, segments)
     if assembly.ranks.first:
         for form in forms:
@@ -131,7 +135,8 @@ def commit(
         if is_data(key) and key not in files:
             place.delete(key)
     found = manifest.finish(place, described, files)
-    shutil.rmtree(assembly.work.folder, ignore_errors=True)
+    with suppress(OSError, StoreError):  # the store is complete
+        forget(place, assembly.work)
     return found
 
 
@@ -193,33 +198,8 @@ def _make_units(assembly: Assembly, makers: Sequence[UnitMaker]) -> None:
     total = sum(_unit_rows(maker, number) for maker, number in mine)
     with assembly.reporter.task(total, "writing", "rows") as meter:
         meter.skip_to(total - sum(_unit_rows(maker, number) for maker, number in todo))
-        for rows in make_units(todo, assembly.stop, assembly.threads):
+        for rows in in_threads(make_unit, todo, assembly.stop, assembly.threads):
             meter.advance(rows)
-
-
-def make_units(
-    todo: Sequence[tuple[UnitMaker, int]], stop: Interrupts, threads: int
-) -> Iterator[int]:
-    """Rows of each unit as it gets done; after an error or interrupt none is begun any more."""
-    waiting: set[Future[int]] = set()
-    rest = iter(todo)
-    # Torch's own threads would spin on after every small operation, beside these.
-    with ThreadPoolExecutor(
-        threads, "isae-write", initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        try:
-            while True:
-                while len(waiting) < threads and (one := next(rest, None)) is not None:
-                    waiting.add(pool.submit(one[0].make, one[1]))
-                if not waiting:
-                    return
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-                stop.check()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _unit_rows(maker: UnitMaker, number: int) -> int:

@@ -11,7 +11,6 @@ unit for each thread. What grows is the source's own list of names (see isae.ima
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,9 +27,10 @@ from isae.store.claim import claimed
 from isae.store.config import BuildConfig
 from isae.store.describe import Counts, describe
 from isae.store.images_table import ImagesTable
+from isae.store.ownership import forget
 from isae.store.plan import Plan, make_plan
 from isae.store.ranks import find_ranks
-from isae.store.segment_watch import bad_of
+from isae.store.segment_watch import bad_of, check_times
 from isae.store.segmenting import max_bad, segments_of, write_segments
 
 
@@ -58,6 +58,8 @@ def build_store(
             finished = None
             if ranks.first:
                 finished = stack.enter_context(claimed(plan, overwrite, resume, reporter, ranks))
+                if finished is None:
+                    check_times(plan, reporter)
             if not ranks.share("claimed", finished is not None):
                 _check_shared(plan)
                 finished = _build(plan, reporter if ranks.first else QUIET, stop)
@@ -85,7 +87,7 @@ def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifes
         reporter,
         stop,
     )
-    done = write_arrays(assembly)
+    done = write_arrays(assembly, plan.segments)
     if done is not None:
         counts.write_seconds = time.monotonic() - started
         described = describe(plan, counts, done)
@@ -96,7 +98,8 @@ def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifes
 
 def _check_shared(plan: Plan) -> None:
     """Raise StoreError unless this process sees the work folder that the first one began."""
-    if plan.work.plan != plan.identity():
+    begun = plan.work.plan or {}
+    if any(begun.get(key) != value for key, value in plan.identity().items()):
         raise StoreError(
             f"expected {plan.work.folder}, as the first process of this build began it, in "
             f"process {plan.ranks.rank} too, found nothing or another build there; give --scratch "
@@ -118,7 +121,7 @@ def _count(plan: Plan, counts: Counts) -> None:
 def _check_images(plan: Plan, counts: Counts, reporter: Reporter) -> None:
     if not counts.images:
         names = counts.unreadable.names() if counts.unreadable else ""
-        shutil.rmtree(plan.work.folder, ignore_errors=True)
+        forget(plan.place, plan.work)
         raise ImageError(
             f"expected readable pictures in {plan.source.spec}, found none: {names}; "
             "give another --images"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -10,9 +9,19 @@ from typing import Any
 from isae.errors import StoreError
 from isae.progress import Reporter
 from isae.store import manifest
-from isae.store.layout import BUILDING, COMPLETE, WORK, is_data, may_be_ours
+from isae.store.disk import check_disk
+from isae.store.layout import BUILDING, COMPLETE, UNFINISHED, WORK, may_be_ours
 from isae.store.locks import PlaceLock
-from isae.store.plan import Job, check_disk
+from isae.store.ownership import (
+    TOKEN,
+    check_here,
+    check_ours,
+    forget,
+    is_apart,
+    is_ours,
+    own,
+)
+from isae.store.plan import Job, one_text
 from isae.store.ranks import Ranks
 
 
@@ -27,15 +36,22 @@ def claimed(
     place = job.place
     made_folder = place.local is not None and not place.local.exists()
     _check_may_write(job, overwrite, resume)
-    if not resume:
-        check_disk(job, _reusable(job) if overwrite else 0)
     lock = PlaceLock(place, BUILDING)
     lock.take({})
+    begun = False
     try:
-        yield _begin(job, overwrite, resume, reporter)
+        finished = _complete_already(job) if resume else None
+        if finished is None:
+            goes_on = _check_may_begin(job, overwrite, resume)
+            begun = True
+            if goes_on:
+                _go_on(job, reporter)
+            else:
+                _begin(job, reporter)
+        yield finished
     except BaseException as error:
         alone = ranks is None or ranks.end(error)
-        if done := _tidy(job, made_folder, lock, alone):
+        if done := _tidy(job, made_folder, lock, begun, alone):
             reporter.say(
                 f"kept {done} of {job.segments} segments in {job.work.folder}; go on with --resume"
             )
@@ -46,6 +62,8 @@ def claimed(
 def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
     """Raise StoreError unless the place is empty, or holds a store that may be replaced."""
     place = job.place
+    if not (resume and place.size(COMPLETE) is not None):
+        check_ours(place, job.work)
     if place.local is not None and not place.local.exists():
         return
     is_store = manifest.is_store(place) or job.work.begun
@@ -68,26 +86,20 @@ def _check_may_write(job: Job, overwrite: bool, resume: bool) -> None:
         )
 
 
-def _begin(job: Job, overwrite: bool, resume: bool, reporter: Reporter) -> manifest.Manifest | None:
-    """Make the place ready for segments and units; the manifest of a store that is complete."""
-    place, identity = job.place, job.identity()
-    if resume and place.size(COMPLETE) is not None:
-        return _complete_already(job)
-    begun = job.work.plan if resume else None
-    if begun is not None:
-        different = sorted(key for key in identity if identity[key] != begun.get(key))
-        if different:
-            raise StoreError(
-                f"expected the build that was begun in {place.url}, found another "
-                f"{', '.join(different)}: {_differences(begun, identity, different)}; give the "
-                "same as before, or begin anew with --overwrite"
-            )
-        place.sweep()
-        count = len(job.work.segments_done())
-        reporter.say(f"resuming: {count} of {job.segments} segments are done")
-        return None
+def _check_may_begin(job: Job, overwrite: bool, resume: bool) -> bool:
+    """Whether this build goes on with an earlier one; StoreError where it may not begin at all.
+
+    Nothing is changed here.
+    """
+    place = job.place
+    check_ours(place, job.work)
+    if resume:
+        check_here(place, job.work)
+        if job.work.begun:
+            _check_same(job, one_text(job.work.plan or {}))
+            return True
     found = place.keys()
-    stored = [key for key, _ in found if key != BUILDING]
+    stored = [key for key, _ in found if key not in (BUILDING, UNFINISHED)]
     if stored and not (overwrite or resume):
         raise StoreError(
             f"expected {place.url} to stay empty until its lock was taken, found that another "
@@ -99,27 +111,64 @@ def _begin(job: Job, overwrite: bool, resume: bool, reporter: Reporter) -> manif
             f"of a store in {place.url}; give the --scratch that it began with, mend a store that "
             "lost its mark with isae-store repair, or begin anew with --overwrite"
         )
+    return False
+
+
+def _check_same(job: Job, begun: Mapping[str, Any]) -> None:
+    identity = job.identity()
+    different = sorted(key for key in identity if identity[key] != begun.get(key))
+    if different:
+        raise StoreError(
+            f"expected the build that was begun in {job.place.url}, found another "
+            f"{', '.join(different)}: {_differences(begun, identity, different)}; give the "
+            "same as before, or begin anew with --overwrite"
+        )
+
+
+def _begin(job: Job, reporter: Reporter) -> None:
+    """Empty the place for a new build."""
+    estimate = check_disk(job, resumed=False)
+    token = own(job.place, job.work)
     # A store loses its mark before anything else, and the plan stands before the rest goes: a kill
     # on the way leaves an unfinished store that can be resumed.
-    place.delete(COMPLETE)
-    shutil.rmtree(job.work.folder, ignore_errors=True)
-    job.work.folder.mkdir(parents=True)
-    job.work.begin(identity)
-    for key in stored:
-        if not key.startswith(f"{WORK}/"):
-            place.delete(key)
-    reporter.say(check_disk(job, 0))
-    return None
+    job.place.delete(COMPLETE)
+    job.work.end()
+    job.work.begin({**job.identity(), TOKEN: token})
+    _empty(job)
+    reporter.say(estimate)
 
 
-def _complete_already(job: Job) -> manifest.Manifest:
+def _go_on(job: Job, reporter: Reporter) -> None:
+    """Make what an earlier build left ready."""
+    job.place.sweep()
+    if not job.work.units_done():
+        _empty(job)  # a killed --overwrite may have left files of the store before
+    reporter.say(f"resuming: {len(job.work.segments_done())} of {job.segments} segments are done")
+    reporter.say(check_disk(job, resumed=True))
+
+
+def _empty(job: Job) -> None:
+    """Remove everything from the place but what the build that has begun needs."""
+    apart = is_apart(job.place, job.work)
+    stored = job.place.keys()
+    for key, _ in stored:
+        needed = key in (BUILDING, UNFINISHED) or (key.startswith(f"{WORK}/") and not apart)
+        if not needed:
+            job.place.delete(key)
+
+
+def _complete_already(job: Job) -> manifest.Manifest | None:
+    """The manifest of a store that is complete; StoreError if it is of something else."""
+    if job.place.size(COMPLETE) is None:
+        return None
     found = manifest.read(job.place)
-    if found.get("identity") != job.identity():
+    if one_text(found.get("identity") or {}) != job.identity():
         raise StoreError(
             f"expected the store in {job.place.url} to be of what this command names, found a "
             "complete one of something else; choose another --out, or replace it with --overwrite"
         )
-    shutil.rmtree(job.work.folder, ignore_errors=True)
+    if is_ours(job.place, job.work):
+        forget(job.place, job.work)
     return found
 
 
@@ -138,22 +187,21 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Sequence
     return "; ".join(parts)
 
 
-def _reusable(job: Job) -> int:
-    stored = job.place.keys()
-    return sum(size for key, size in stored if is_data(key))
-
-
-def _tidy(job: Job, made_folder: bool, lock: PlaceLock, alone: bool) -> int:
+def _tidy(job: Job, made_folder: bool, lock: PlaceLock, begun: bool, alone: bool) -> int:
     """After an error: keep what `resume` can use, else remove what was written; segments kept.
 
-    Nothing is removed unless `alone`: another process of the build may still be writing.
+    Nothing is removed unless this run has `begun`, and is `alone`: another process of the build may
+    still be writing.
     Never raises: the error that ended the build is what the user must see.
     """
     done = 0
     with suppress(OSError, StoreError):
-        done = len(job.work.segments_done())
-        if job.place.size(COMPLETE) is None and not done and alone:
-            shutil.rmtree(job.work.folder, ignore_errors=True)
+        # A work folder elsewhere whose plan is gone may come back.
+        known = job.work.begun or not is_apart(job.place, job.work)
+        if begun and known and is_ours(job.place, job.work):
+            done = len(job.work.segments_done())
+            if job.place.size(COMPLETE) is None and not done and alone:
+                forget(job.place, job.work)
     with suppress(OSError, StoreError):
         lock.release()
         if made_folder and job.place.local is not None and not job.place.keys():

@@ -11,7 +11,7 @@ import numpy as np
 
 from isae.config import to_json
 from isae.errors import StoreError
-from isae.images import RESIZE_RULE, BadImageTally, ImageSource
+from isae.images import RESIZE_RULE, BadImageTally, ImageSource, with_paths
 from isae.inception import LayerInfo
 from isae.store.assemble import INDEX_CODEC, Assembled, grid_form
 from isae.store.extract import Grid
@@ -155,8 +155,5 @@ def _described_quantiser(dtype: str, name: str, layer: Mapping[str, Any]) -> Qua
 
 
 def found_from_anywhere(source: ImageSource) -> str:
-    """The source's spec with its path absolute: analyses reopen it from other folders."""
-    if source.kind not in ("folder", "shards"):
-        return source.spec
-    mark = "@" if source.spec.startswith("@") else ""
-    return mark + str(Path(source.spec.removeprefix("@")).absolute())
+    """The source's spec with its paths absolute: analyses reopen it from other folders."""
+    return with_paths(source.spec, lambda path: str(Path(path).absolute()))

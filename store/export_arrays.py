@@ -15,7 +15,6 @@ Shapes: R rows, C channels.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +28,7 @@ from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Meter, Reporter
 from isae.store import manifest
 from isae.store.array import StoredArray
+from isae.store.disk import check_space
 from isae.store.gather import check_apart
 from isae.store.import_config import EXPORT, META
 from isae.store.layout import IMAGES, grid_group
@@ -221,13 +221,6 @@ def _check_disk(store: Store, layers: Sequence[StoredLayer], folder: Path) -> in
     """The rows of all layers; StoreError if they do not fit."""
     item = {layer.name: store.activations(layer.name).dtype.itemsize for layer in layers}
     needed = sum(layer.rows * (layer.channels * item[layer.name] + 12) for layer in layers)
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise StoreError(
-            f"expected {needed / 1e9:.2f} GB of free disk in {there}, found {free / 1e9:.2f} GB; "
-            "free some space, choose another disk, or fewer --layers"
-        )
+    remedy = "choose another disk, or fewer --layers"
+    check_space([(folder, needed)], "all rows, not compressed", remedy)
     return sum(layer.rows for layer in layers)

@@ -34,7 +34,7 @@ from isae.store.assemble import Assembled, Assembly, commit, metadata_files
 from isae.store.claim import claimed
 from isae.store.codecs import named_codec
 from isae.store.describe import described_forms, described_grids
-from isae.store.gather import check_apart, in_threads
+from isae.store.gather import check_apart, few_threads
 from isae.store.images_table import GROUP_ROWS
 from isae.store.layout import (
     BUILDING,
@@ -50,6 +50,7 @@ from isae.store.plan import work_folder
 from isae.store.reader import Store
 from isae.store.segments import Work
 from isae.store.shards import ShardFormat, encode_shard
+from isae.store.threads import in_threads
 from isae.store.units import GridForm
 
 PLAIN = (
@@ -168,7 +169,7 @@ def _write(store: Store, job: Recoding, reporter: Reporter, stop: Interrupts) ->
 
     total = sum(len(task.array) for task in tasks if task.shard == 0)
     with reporter.task(total, "writing", "rows") as meter:
-        for rows in in_threads(recode, tasks, stop):
+        for rows in in_threads(recode, tasks, stop, few_threads()):
             meter.advance(rows)
     for key, value in metadata_files(grids, forms).items():
         put(key, manifest.as_json(value))

@@ -7,8 +7,7 @@ memory is bounded by a few segments.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from isae.store.extract import Grid
 from isae.store.places import Place, open_place
 from isae.store.plan import EXPECTED_SIZE, work_folder
 from isae.store.segments import HELD_OUT, Segment, Work, write_segment
+from isae.store.threads import in_threads
 
 MOST_THREADS = 4
 """Each holds a segment."""
@@ -110,7 +110,7 @@ def gather(
             reporter=reporter,
             stop=stop,
         )
-        done = write_arrays(assembly)
+        done = write_arrays(assembly, job.segments)
         assert done is not None  # this process is alone
         job.origin.check_unchanged()
         described = {"identity": job.identity(), **job.origin.describe(done, job.work)}
@@ -154,7 +154,7 @@ def _write_segments(job: Gathering, reporter: Reporter, stop: Interrupts) -> Non
     todo = [number for number in range(job.segments) if number not in done]
     with reporter.task(job.segments, "reading", "segments") as meter:
         meter.skip_to(len(done))
-        for _ in in_threads(lambda number: _write_segment(job, number), todo, stop):
+        for _ in in_threads(lambda number: _write_segment(job, number), todo, stop, few_threads()):
             meter.advance()
 
 
@@ -162,18 +162,6 @@ def _write_segment(job: Gathering, number: int) -> None:
     write_segment(job.work.segment(number), job.origin.segment(number))
 
 
-def in_threads(run: Callable[[Any], Any], todo: Sequence[Any], stop: Interrupts) -> Iterator[Any]:
-    """run(one) for each of `todo` in a few threads, in no certain order; none is begun ahead."""
-    threads = min(torch.get_num_threads(), MOST_THREADS)
-    waiting: set[Future[Any]] = set()
-    rest = iter(todo)
-    with ThreadPoolExecutor(threads, thread_name_prefix="isae-gather") as pool:
-        while True:
-            stop.check()
-            while len(waiting) < threads and (one := next(rest, None)) is not None:
-                waiting.add(pool.submit(run, one))
-            if not waiting:
-                return
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
+def few_threads() -> int:
+    """Threads for work that holds a segment each."""
+    return min(torch.get_num_threads(), MOST_THREADS)

@@ -35,14 +35,14 @@ MANIFEST, BACKUP, COMPLETE = "manifest.json", "manifest.backup.json", "COMPLETE"
 BUILDING, WORK = "building.json", "work"
 IMAGES, STATISTICS, INDEX = "images.parquet", "statistics.safetensors", "index"
 UNFINISHED = f"{WORK}/plan.json"
-"""There while a build is unfinished and nobody is at it."""
+"""There while a build is unfinished: its plan, or with --scratch where that is."""
 ROOT_FILES = (MANIFEST, BACKUP, COMPLETE, BUILDING)
 """Files that the manifest cannot list."""
 
 _OURS = re.compile(
     r"zarr\.json|stride\d+/zarr\.json|stride\d+/[^/]+/(zarr\.json|c/\d+/0)"
-    r"|work/(repair/.+|plan\.json|segment-\d+\.safetensors|unit-\d+-\d+\.safetensors"
-    r"|cuts-[^/]+|images\.parquet|statistics\.safetensors)"
+    r"|work/(repair/.+|plan\.json|times\.safetensors|segment-\d+\.safetensors"
+    r"|unit-\d+-\d+\.safetensors|cuts-[^/]+|images\.parquet|statistics\.safetensors)"
 )
 
 CHUNK_BYTES = 1 << 20

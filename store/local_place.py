@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,19 +55,19 @@ class LocalPlace(Place):
                     stop = max(start, about.st_size)
                 # A folder can be opened, and is found out by reading at least a byte.
                 data = _read_fully(descriptor, start, max(stop, start + 1))[: stop - start]
-                return data, Stamp(about.st_size, f"{about.st_ino}-{about.st_mtime_ns}")
+                return data, _stamp(about)
             finally:
                 os.close(descriptor)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
 
-    def size(self, key: str) -> int | None:
-        """The bytes of a file, or None where it is not there (or a folder is)."""
-        path = self._path(key)
+    def stamp(self, key: str) -> Stamp | None:
+        """Which file is there, or None where none is (or a folder is)."""
         try:
-            return path.stat().st_size if path.is_file() else None
+            about = self._path(key).stat()
         except _ABSENT:
             return None
+        return _stamp(about) if stat.S_ISREG(about.st_mode) else None
 
     def write(self, key: str, data: bytes) -> None:
         """Write beside, flush, rename, flush the folder."""
@@ -145,6 +146,10 @@ class LocalPlace(Place):
             fsync(made.parent)
         with self._durable_lock:
             self._durable.update(inside)
+
+
+def _stamp(about: os.stat_result) -> Stamp:
+    return Stamp(about.st_size, f"{about.st_ino}-{about.st_mtime_ns}")
 
 
 def _read_fully(descriptor: int, start: int, stop: int) -> bytes:

@@ -95,12 +95,12 @@ class ObjectPlace(Place):
         with self._explained(key):
             return b"", _stamp(obstore.head(self._reading, path))
 
-    def size(self, key: str) -> int | None:
-        """The bytes of an object, or None where it is not there."""
+    def stamp(self, key: str) -> Stamp | None:
+        """Size and ETag of an object, or None where it is not there."""
         path = self._path(key)
         try:
             with self._explained(key):
-                return obstore.head(self._reading, path)["size"]
+                return _stamp(obstore.head(self._reading, path))
         except FileNotFoundError:
             return None
 
@@ -201,7 +201,8 @@ class _PastTheEndError(Exception):
 
 
 def _stamp(meta: ObjectMeta) -> Stamp:
-    return Stamp(meta["size"], f"{meta['e_tag']} {meta['version']}")
+    told = [meta["e_tag"], meta["version"]]
+    return Stamp(meta["size"], f"{told[0]} {told[1]}" if any(told) else "")
 
 
 def _client(scheme: str, bucket: str, options: ClientConfig) -> ObjectStore:

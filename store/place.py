@@ -22,6 +22,7 @@ class Stamp(NamedTuple):
 
     size: int
     identity: str
+    """Empty where the place does not tell."""
 
 
 class Place(ABC):
@@ -47,8 +48,13 @@ class Place(ABC):
         """As `read`, and which file it was."""
 
     @abstractmethod
+    def stamp(self, key: str) -> Stamp | None:
+        """Which file is there, or None where none is."""
+
     def size(self, key: str) -> int | None:
         """The bytes of a file, or None where it is not there."""
+        found = self.stamp(key)
+        return None if found is None else found.size
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ import torch
 
 from isae.config import to_json
 from isae.device import resolve_device
-from isae.errors import StoreError
-from isae.images import ImageSource, open_source
+from isae.images import ImageSource, open_source, with_paths
 from isae.inception import Network, layer_table, load_model
 from isae.store import manifest
 from isae.store.config import BuildConfig
@@ -30,7 +28,6 @@ from isae.store.segments import Work
 SEGMENT_BYTES = 64 << 20
 """Raw rows of one segment: what a killed build loses at most, for each process."""
 SEGMENT_IMAGES = 65536
-DISK_MARGIN = 1.02
 VERSIONS = ("isae", "torch", "numpy", "pillow", "numcodecs")
 """Packages that may change the bytes of a store."""
 EXPECTED_SIZE = {"small": 0.55, "fast": 0.65}
@@ -87,16 +84,18 @@ class Plan:
         on_cpu = self.network.device.type == "cpu"
         for name in ("out", "scratch", "workers", "batch_size", "max_bad", "device"):
             del content[name]
-        return {
-            "options": content,
-            "images": self.source.fingerprint(),
-            "weights": self.network.weights.sha256,
-            "network": f"{self.network.dtype} on {self.network.device.type}",
-            "versions": {name: manifest.versions()[name] for name in VERSIONS},
-            "batch on a GPU": None if on_cpu else self.config.batch_size,
-            "size": self.size,
-            "images of a segment": self.segment_images,
-        }
+        return one_text(
+            {
+                "options": content,
+                "images": self.source.fingerprint(),
+                "weights": self.network.weights.sha256,
+                "network": f"{self.network.dtype} on {self.network.device.type}",
+                "versions": {name: manifest.versions()[name] for name in VERSIONS},
+                "batch on a GPU": None if on_cpu else self.config.batch_size,
+                "size": self.size,
+                "images of a segment": self.segment_images,
+            }
+        )
 
     def expected_bytes(self) -> tuple[int, int]:
         """Raw rows of all images, and what must be free for the store itself."""
@@ -127,6 +126,18 @@ def make_plan(config: BuildConfig, ranks: Ranks) -> Plan:
     return Plan(config, place, work, source, network, size, grids, split, extractor, ranks)
 
 
+def one_text(identity: dict[str, Any]) -> dict[str, Any]:
+    """A build's identity with one text for each path, however it was given."""
+    if "images" not in identity.get("options", {}):
+        return identity
+    options = dict(identity["options"])
+    options["images"] = with_paths(options["images"], os.path.realpath)
+    weights = Path(options["weights"]).expanduser()
+    if weights.suffix and weights.is_file():
+        options["weights"] = os.path.realpath(weights)
+    return {**identity, "options": options}
+
+
 def work_folder(place: Place, scratch: str | None) -> Path:
     """Where what is done so far is kept: in the store's folder, or beside it on a local disk.
 
@@ -137,38 +148,5 @@ def work_folder(place: Place, scratch: str | None) -> Path:
     where = place.url if place.local is None else str(place.local.resolve())
     own = f"isae-{hashlib.sha256(where.encode()).hexdigest()[:16]}"
     if scratch is not None:
-        return Path(scratch) / own
+        return Path(scratch).absolute() / own
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isae" / own
-
-
-def check_disk(job: Job, reusable: int) -> str:
-    """The estimate in words; raises StoreError if it cannot fit. `reusable` bytes will be freed."""
-    raw, stored = job.expected_bytes()
-    needed = {job.work.folder: raw}
-    if job.place.local is not None:
-        needed[job.place.local] = stored
-    disks: dict[int, tuple[Path, int]] = {}
-    for folder, amount in needed.items():
-        there = _existing(folder)
-        device = there.stat().st_dev
-        disks[device] = (there, disks.get(device, (there, 0))[1] + amount)
-    for there, amount in disks.values():
-        free = shutil.disk_usage(there).free + reusable
-        if amount * DISK_MARGIN > free:
-            raise StoreError(
-                f"expected {amount * DISK_MARGIN / 1e9:.2f} GB of free disk in {there} (raw rows "
-                f"on their way through the shuffle {raw / 1e9:.2f} GB, the store about "
-                f"{stored / 1e9:.2f} GB), found {free / 1e9:.2f} GB; free some space, give another "
-                "disk with --scratch, or use fewer --positions, --layers or images"
-            )
-    return (
-        f"up to {raw / 1e9:.2f} GB of raw rows in {job.work.folder} while it is built, "
-        f"about {stored / 1e9:.2f} GB in the store"
-    )
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder

@@ -23,7 +23,6 @@ from isae.errors import StoreError
 from isae.files import write_bytes
 from isae.images import BadImage, decode_batches
 from isae.progress import Meter
-from isae.store.assemble import make_units
 from isae.store.cuts import Ints, save_cuts
 from isae.store.describe import described_forms, described_grids
 from isae.store.extract import Extractor
@@ -36,7 +35,8 @@ from isae.store.plan import SEGMENT_BYTES
 from isae.store.positions import PositionRule
 from isae.store.segmenting import cut_out, forward, joined
 from isae.store.segments import U64, GridRows, Segment, SegmentFile, Work, write_segment
-from isae.store.units import UnitMaker
+from isae.store.threads import in_threads
+from isae.store.units import UnitMaker, make_unit
 
 Units = Mapping[int, Mapping[int, Sequence[str]]]
 """By stride and unit: the layers whose shards are wanted (the index's is always made)."""
@@ -96,7 +96,7 @@ def make_shards(
             todo.append((maker, unit))
     total = len(todo)
     with origin.reporter.task(total, "writing", "units") as meter:
-        for _ in make_units(todo, origin.stop, torch.get_num_threads()):
+        for _ in in_threads(make_unit, todo, origin.stop, torch.get_num_threads()):
             meter.advance()
     return made
 

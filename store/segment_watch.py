@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from isae.errors import ImageError
-from isae.images import BadImage, open_source
+import numpy as np
+
+from isae.errors import ImageError, StoreError
+from isae.images import BadImage, ImageSource, open_source
+from isae.images.base import I64
 from isae.progress import Reporter
 from isae.store.plan import Plan
-from isae.store.segments import SegmentFile
+from isae.store.segments import SegmentFile, write_tensors
 
 FIRST_LOOK = 10.0
 """Seconds until the list of images is looked at for the first time."""
@@ -27,11 +30,55 @@ def bad_of(segment: SegmentFile) -> list[BadImage]:
 def usable_segments(plan: Plan, numbers: Iterable[int], reporter: Reporter) -> set[int]:
     """Those of `numbers` that an earlier run left and that need not be made again."""
     found = plan.work.whole_segments(numbers, reporter.warn)
-    for number in _readable_again(plan, found):
+    again = _readable_again(plan, found)
+    if again:
+        plan.work.forget_units()
+    for number in again:
         reporter.warn(f"segment {number} is made again: pictures it lacks can be read now")
         plan.work.segment(number).unlink()
         found.remove(number)
     return found
+
+
+def check_times(plan: Plan, reporter: Reporter) -> None:
+    """See that no file of the images was changed since the build began, and note it at its begin.
+
+    The sizes of the files are part of what the images are, the times of their last change are not:
+    a copy is the same source. Raises ImagesChangedError, which names a file.
+    """
+    now_F = plan.source.file_times()
+    if not len(now_F):
+        return
+    try:
+        before_F = SegmentFile(plan.work.times).whole("times")
+    except StoreError:  # at the begin, or damaged
+        if plan.work.segments_done():
+            reporter.warn("all segments are made again: it is not known any more of what photos")
+        plan.work.forget_units()
+        for number in plan.work.segments_done():
+            plan.work.segment(number).unlink()
+        write_tensors(plan.work.times, {"times": now_F}, {})
+        return
+    _check_same(plan.source, before_F)
+
+
+def _check_same(source: ImageSource, before_F: I64) -> None:
+    now_F = source.file_times()
+    if len(now_F) != len(before_F):
+        raise _changed(source, "files were added or removed")
+    changed = np.flatnonzero(now_F != before_F)
+    if len(changed):
+        more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+        name = source.file_name(int(changed[0]))
+        raise _changed(source, f"'{name}'{more} changed (time of last change)")
+
+
+def _changed(source: ImageSource, found: str) -> ImagesChangedError:
+    return ImagesChangedError(
+        f"expected {source.spec} to stay as it was when the build began, found that {found}; bring "
+        "the same files back, with their times, and go on with --resume, or build again with "
+        "--overwrite"
+    )
 
 
 @dataclass
@@ -55,25 +102,22 @@ class Watch:
             self._look()
         self.unsure = _readable_again(self.plan, numbers)
         if self.unsure:
-            raise self._changed()
+            raise self._other_files()
 
     def _look(self) -> None:
         started, config = time.monotonic(), self.plan.config
         try:
             now = open_source(config.images, seed=config.seed, limit=config.limit)
         except (ImageError, OSError):
-            raise self._changed() from None
+            raise self._other_files() from None
         if now.fingerprint() != self.plan.source.fingerprint():
-            raise self._changed()
+            raise self._other_files()
+        _check_same(now, self.plan.source.file_times())
         self.unsure.clear()
         self.next_look = time.monotonic() + PAUSE * (time.monotonic() - started)
 
-    def _changed(self) -> ImagesChangedError:
-        return ImagesChangedError(
-            f"expected {self.plan.source.spec} to stay as it was while the store was built, found "
-            "that files were added, removed or changed; bring them back and go on with --resume, "
-            "or build again with --overwrite"
-        )
+    def _other_files(self) -> ImagesChangedError:
+        return _changed(self.plan.source, "files were added, removed or changed")
 
 
 class ImagesChangedError(ImageError):

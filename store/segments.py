@@ -2,7 +2,9 @@
 
 ```
 work/
-  plan.json                        what is built; a resumed build must agree
+  plan.json                        what is built; a resumed build must agree; and whose folder it is
+                                   (see store/ownership.py)
+  times.safetensors                when the files of the images were last changed
   segment-000012.safetensors       rows of images [12 S, 13 S), each grid sorted by key
   cuts-16.npy                      where the units of grid 16 begin in every segment
   unit-16-000003.safetensors       shards of rows [3 U, 4 U) of grid 16 are written: their hashes,
@@ -27,6 +29,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,8 +40,9 @@ import numpy as np
 import numpy.typing as npt
 
 from isae.errors import StoreCorruptError, StoreError
-from isae.files import atomic_path, write_json
+from isae.files import atomic_path
 from isae.store.checksum import crc32c, row_checksums
+from isae.store.local_place import LocalPlace
 
 Array = npt.NDArray[Any]
 U64 = npt.NDArray[np.uint64]
@@ -46,6 +50,7 @@ PLAN = "plan.json"
 HELD_OUT = np.uint64(1 << 63)
 """Bit of the keys of held-out images' rows: they come last."""
 PIECE_BYTES = 8 << 20
+SUM_BYTES = 4
 _CODES = {
     "F16": "<f2",
     "F32": "<f4",
@@ -119,8 +124,29 @@ class Work:
             )
 
     def begin(self, plan: dict[str, Any]) -> None:
-        """Say what is built here."""
-        write_json(self.folder / PLAN, plan)
+        """Say what is built here, in a folder that is empty then.
+
+        Raises StoreError where a plan is there, since another build began here meanwhile.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.name != PLAN:
+                _remove(path)
+        # Where two begin at once, one of them gets to make the plan.
+        if not LocalPlace(self.folder).create(PLAN, json.dumps(plan, indent=2).encode()):
+            raise StoreError(
+                f"expected to be alone in {self.folder}, found that another build began there at "
+                "the same time; give another --scratch"
+            )
+
+    def end(self) -> None:
+        """Take back what `begin` said; what is here counts no more."""
+        (self.folder / PLAN).unlink(missing_ok=True)
+
+    @property
+    def times(self) -> Path:
+        """File of the images' times."""
+        return self.folder / "times.safetensors"
 
     def segment(self, number: int) -> Path:
         """File of a segment."""
@@ -147,11 +173,40 @@ class Work:
         """(stride, number) of the units that are whole."""
         return {(int(s), int(n)) for s, n in self._found(r"unit-(\d+)-(\d+)\.safetensors")}
 
+    def forget_units(self) -> None:
+        """Remove all marks of units, and the cuts: some segments will hold other rows."""
+        for stride, number in self.units_done():
+            self.unit(stride, number).unlink(missing_ok=True)
+        for (of_grid,) in self._found(r"cuts-(\d+)\.npy"):
+            self.cuts(int(of_grid)).unlink(missing_ok=True)
+
     def _found(self, pattern: str) -> list[tuple[str, ...]]:
         if not self.folder.is_dir():
             return []
         names = [entry.name for entry in os.scandir(self.folder)]
         return [found.groups() for name in names if (found := re.fullmatch(pattern, name))]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def open_segments(work: Work, count: int) -> list[SegmentFile]:
+    """All segments of a build, by their numbers: a listing of a network's disk may be stale.
+
+    Raises StoreError, naming them, if some are missing.
+    """
+    missing = [number for number in range(count) if not work.segment(number).is_file()]
+    if missing:
+        named = ", ".join(work.segment(number).name for number in missing[:3])
+        raise StoreError(
+            f"expected all {count:,} segments in {work.folder}, found {len(missing):,} missing "
+            f"({named}); bring them back, or leave them out, and run again with --resume"
+        )
+    return [SegmentFile(work.segment(number)) for number in range(count)]
 
 
 def _keep(path: Path, warn: Callable[[str], None]) -> bool:
@@ -249,6 +304,11 @@ class SegmentFile:
     def dtype(self, name: str) -> np.dtype[Any]:
         """Of a tensor."""
         return np.dtype(_CODES[self.header[name]["dtype"]])
+
+    def row_bytes(self, name: str) -> int:
+        """Bytes that each row of a tensor takes here, with its checksum."""
+        numbers: int = math.prod(self.header[name]["shape"][1:])
+        return numbers * self.dtype(name).itemsize + SUM_BYTES
 
     def whole(self, name: str) -> Array:
         """A whole tensor."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from isae.errors import StoreCorruptError
+from isae.errors import StoreCorruptError, StoreError
 from isae.store.cuts import Ints, read_cuts
 from isae.store.error_sums import ErrorSums
 from isae.store.layout import INDEX, grid_group, shard_key
@@ -60,20 +60,23 @@ class UnitMaker:
     def is_done(self, number: int) -> bool:
         """Whether a unit is marked as done, and its files are still what was written.
 
-        Files in a bucket are compared by their size: the bucket keeps checksums of its own.
+        Files on a disk are read. Those in a bucket must be the very objects that were sent, by
+        the ETag that the bucket then gave them.
         """
         if not self.work.unit(self.form.stride, number).exists():
             return False
         try:
             unit = SegmentFile(self.work.unit(self.form.stride, number))
             unit.check()
-            return all(self._is_there(key, one) for key, one in unit.facts["files"].items())
+            stamps = unit.facts.get("stamps", {})
+            files = unit.facts["files"].items()
+            return all(self._is_there(key, one, stamps.get(key)) for key, one in files)
         except (StoreCorruptError, FileNotFoundError):
             return False
 
-    def _is_there(self, key: str, expected: Mapping[str, Any]) -> bool:
+    def _is_there(self, key: str, expected: Mapping[str, Any], stamp: str | None) -> bool:
         if self.place.local is None:
-            return self.place.size(key) == int(expected["bytes"])
+            return bool(stamp) and self.place.stamp(key) == (int(expected["bytes"]), stamp)
         return {**expected, **entry(self.place.read(key))} == dict(expected)
 
     def make(self, number: int) -> int:
@@ -91,8 +94,26 @@ class UnitMaker:
             files |= self._layer(name, form, number, (low, high, order), tensors)
         first = int(key_R[order[0]])
         facts = {"files": files, "rows": rows, "first_key": f"{first:016x}"}
+        facts["raw_bytes"] = rows * sum(self.segments[0].row_bytes(name) for name in self._names())
+        if self.place.local is None:
+            facts["stamps"] = {key: self._stamp(key, one) for key, one in files.items()}
         write_tensors(self.work.unit(stride, number), tensors, facts)
         return rows
+
+    def _names(self) -> list[str]:
+        """Tensors of the segments that hold this grid's rows."""
+        return [f"{self.form.stride}.key", f"{self.form.stride}.place", *self.form.layers]
+
+    def _stamp(self, key: str, expected: Mapping[str, Any]) -> str:
+        """What the bucket calls an object that was just sent."""
+        found = self.place.stamp(key)
+        if found is None or found.size != expected["bytes"]:
+            size = "nothing" if found is None else f"{found.size:,} bytes"
+            raise StoreError(
+                f"expected {expected['bytes']:,} bytes in {self.place.url}/{key}, which were just "
+                f"sent there, found {size}; check the bucket, and go on with --resume"
+            )
+        return found.identity
 
     def _layer(
         self,
@@ -139,3 +160,8 @@ class UnitMaker:
         key, data = shard_key(array, number), encode_shard(form, rows_RC)
         self.place.write(key, data)
         return {key: entry(data) | {"chunks": chunk_sums(form, data)}}
+
+
+def make_unit(one: tuple[UnitMaker, int]) -> int:
+    """Make a unit by its number; its rows."""
+    return one[0].make(one[1])

@@ -72,7 +72,7 @@ def write_images(path):
             table.add(dict.fromkeys(here, (64, 64)), here)
 
 assembly = Assembly(open_place(out), work, [grid], "float16", "small", threads=2)
-done = write_arrays(assembly)
+done = write_arrays(assembly, len(work.segments_done()))
 layer = {"array": "stride16/rows", "channels": CHANNELS, "stride": 16, "receptive_field": 1,
          "grid": [8, 8], "rows": done.rows[16], "train_rows": done.train_rows[16], "branches": {},
          "note": ""}

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from isae.errors import StoreCorruptError
+from isae.errors import StoreCorruptError, StoreError
 from isae.store.segments import (
     GridRows,
     Segment,
     SegmentFile,
     Work,
+    open_segments,
     sorting,
     write_segment,
     write_tensors,
@@ -141,6 +142,9 @@ def test_work_lists_what_is_whole(tmp_path: Path) -> None:
     assert work.units_done() == set()
     work.begin({"seed": 3})
     assert work.plan == {"seed": 3}
+    with pytest.raises(StoreError, match="another build began there"):
+        work.begin({"seed": 4})
+    assert work.plan == {"seed": 3}
     for path in (work.segment(0), work.segment(1_234_567), work.unit(8, 12), work.unit(16, 0)):
         path.write_bytes(b"")
     # What killed writers leave, and other files.
@@ -152,6 +156,16 @@ def test_work_lists_what_is_whole(tmp_path: Path) -> None:
         (work.folder / name).write_bytes(b"")
     assert work.segments_done() == {0, 1_234_567}
     assert work.units_done() == {(8, 12), (16, 0)}
+    with pytest.raises(
+        StoreError, match=r"all 4 segments.*3 missing \(segment-000001\.saf.*--resume"
+    ):
+        open_segments(work, 4)
+    work.forget_units()
+    assert work.units_done() == set()
+    assert not work.cuts(8).exists()
+    work.end()
+    work.begin({"seed": 4})
+    assert [path.name for path in work.folder.iterdir()] == ["plan.json"]
 
 
 def test_equal_keys_are_sorted_by_place() -> None:
