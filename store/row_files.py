@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isae.errors import DataError
+from isae.store.tensor_header import header_text
 
 Array = npt.NDArray[Any]
 TENSOR, INDEX_TENSOR = "activations", "index"
@@ -28,7 +29,6 @@ _SAFE = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": BFLOAT16}
     for code, name in (("I", "int"), ("U", "uint"))
     for bits in (8, 16, 32, 64)
 }
-_MOST_HEADER = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -156,22 +156,20 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     """Tensors by name, and where their data begin."""
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _MOST_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            header: dict[str, Any] = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            for name, one in header.items():
-                begin, end = one["data_offsets"]
-                numbers = [*one["shape"], begin, end]
-                if not all(type(n) is int and n >= 0 for n in numbers) or "dtype" not in one:
-                    raise ValueError(f"a wrong entry for tensor {name}")
+            text, base = header_text(file.fileno())
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        for name, one in header.items():
+            begin, end = one["data_offsets"]
+            numbers = [*one["shape"], begin, end]
+            if not all(type(n) is int and n >= 0 for n in numbers) or "dtype" not in one:
+                raise ValueError(f"a wrong entry for tensor {name}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
             f"expected a .safetensors file, found {path}: {type(error).__name__} {error}; "
             "write it anew"
         ) from error
-    return header, 8 + length
+    return header, base
 
 
 def _only(path: Path, header: dict[str, Any]) -> str:

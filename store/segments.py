@@ -43,6 +43,7 @@ from isae.errors import StoreCorruptError, StoreError
 from isae.files import atomic_path
 from isae.store.checksum import crc32c, row_checksums
 from isae.store.local_place import LocalPlace
+from isae.store.tensor_header import header_text
 
 Array = npt.NDArray[Any]
 U64 = npt.NDArray[np.uint64]
@@ -267,9 +268,7 @@ class SegmentFile:
         descriptor = self._open()
         try:
             size = os.fstat(descriptor).st_size
-            length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-            self.base = 8 + length
-            text = os.pread(descriptor, length, 8) if self.base <= size else b""
+            text, self.base = header_text(descriptor)
         finally:
             os.close(descriptor)
         try:
