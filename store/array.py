@@ -70,7 +70,9 @@ class StoredArray:
         return self.shape[0]
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """All rows: `np.asarray(store.positions("mixed4a"))`."""
+        """All rows: `np.asarray(store.positions("mixed4a"))`; ValueError with copy=False."""
+        if copy is False:
+            raise ValueError("expected leave to copy: the rows are decoded from files")
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def __getitem__(self, rows: Rows | tuple[Rows, Columns]) -> Array:

@@ -133,7 +133,7 @@ def _source(store: Store, feed: Feed) -> Any:
 
 
 def _device_rows(store: Store, feed: Feed) -> DeviceRows:
-    device = resolve_device(feed.device)
+    device = torch.empty(0, device=resolve_device(feed.device)).device  # a GPU with its number
     key = (feed.layer, feed.holdout, str(device))
     if key not in store.caches:
         array = store.activations(feed.layer)

@@ -88,6 +88,8 @@ def test_arrays_behave_as_numpy_expects(built: Path) -> None:
     places = open_store(built).positions("mixed4a")
     whole = places[:]
     np.testing.assert_array_equal(np.asarray(places), whole)
+    with pytest.raises(ValueError, match="leave to copy"):
+        np.asarray(places, copy=False)
     np.testing.assert_array_equal(places[:, 0], whole[:, 0])
     np.testing.assert_array_equal(places[5:9, 1:], whole[5:9, 1:])
     np.testing.assert_array_equal(places[[7, 2], [0, 2]], whole[[7, 2]][:, [0, 2]])
