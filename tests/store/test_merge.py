@@ -22,6 +22,7 @@ from isae.store.import_config import ImportConfig
 from isae.store.merge import MergeConfig, merge_stores
 from isae.store.merged_rows import image_parts
 from isae.store.repair import repair_store
+from isae.store.summary import describe, summarise
 
 SMALL = {
     "layers": ("mixed3b", "mixed4a", "mixed4b"),
@@ -296,6 +297,8 @@ def test_a_copy_is_found_by_its_rows_whatever_its_name(
     moved = [n for n, (was, now) in enumerate(zip(old, sides, strict=True)) if was != now]
     assert store.manifest["images"]["moved_to_holdout"] == moved
     assert store.manifest["images"]["held_out"] == sides.count("holdout")
+    told = describe(summarise(store.path, store.manifest))
+    assert f"{sides.count('holdout')} held out, {len(moved)} of them copies" in told
 
 
 def splits(store: str) -> list[str]:
@@ -310,15 +313,15 @@ def test_a_copy_is_found_where_places_were_drawn_and_numbers_rounded(
 ) -> None:
     fast = iter([False, True, False, False])
     monkeypatch.setattr("isae.inception.loading.has_fast_bf16", lambda device: next(fast))
-    names = [f"{number}.png" for number in range(9)]
+    names = [f"{number}.png" for number in range(4)]
     first = photos(tmp_path / "first", names, 0)
     second = photos(tmp_path / "second", ["0.png", "00.png", *names[1:]], 1)
-    shutil.copy(first / "4.png", second / "4.png")
-    with pytest.raises(ConfigError, match=r"1 images twice, such as 4.png of .* and 4.png of"):
+    shutil.copy(first / "3.png", second / "3.png")
+    with pytest.raises(ConfigError, match=r"1 images twice, such as 3.png of .* and 3.png of"):
         merge_of(first, second, positions="9")
     _, said = merge_of(first, second, positions="1")
     assert "the stores' networks ran" not in said
-    assert "9 images have the name and size of one in another store, but no place" in said
+    assert "4 images have the name and size of one in another store, but no place" in said
 
 
 def test_the_same_synthetic_pictures_are_found(tmp_path: Path) -> None:
