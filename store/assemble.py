@@ -40,11 +40,12 @@ from isae.store.ownership import forget
 from isae.store.places import Place
 from isae.store.quantise import QUANTISED, Quantiser, scales
 from isae.store.ranks import Ranks
-from isae.store.segments import SegmentFile, Work, open_segments
+from isae.store.segments import SegmentFile
 from isae.store.shards import ShardFormat
 from isae.store.statistics import Accumulator, ChannelStatistics, save_statistics
 from isae.store.threads import in_threads
 from isae.store.units import GridForm, UnitMaker, make_unit
+from isae.store.work import Work, open_segments
 
 INDEX_CODEC = "small"
 

@@ -1,7 +1,7 @@
 """Build a store: decode, forward pass, segments; then unit by unit sort, compress, write.
 
 Decoding (processes), the forward pass (a thread), cutting out rows (the main thread) and writing
-segments (a thread) overlap. What is done is kept in the work folder (see store/segments.py), so a
+segments (a thread) overlap. What is done is kept in the work folder (see store/work.py), so a
 build that was ended goes on from there with `resume`. Under torchrun each process takes a share of
 the segments and of the units; the first one completes the store.
 

@@ -11,7 +11,8 @@ from isae.errors import StoreError
 from isae.store.ownership import is_apart
 from isae.store.places import LocalPlace
 from isae.store.plan import Job
-from isae.store.segments import SegmentFile, Work
+from isae.store.segments import SegmentFile
+from isae.store.work import Work
 
 DISK_MARGIN = 1.02
 

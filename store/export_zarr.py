@@ -48,10 +48,10 @@ from isae.store.layout import (
 from isae.store.places import Place, open_place
 from isae.store.plan import work_folder
 from isae.store.reader import Store
-from isae.store.segments import Work
 from isae.store.shards import ShardFormat, encode_shard
 from isae.store.threads import in_threads
 from isae.store.units import GridForm
+from isae.store.work import Work
 
 PLAIN = (
     '[{"name": "bytes", "configuration": {"endian": "little"}}, '

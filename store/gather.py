@@ -23,8 +23,9 @@ from isae.store.claim import claimed
 from isae.store.extract import Grid
 from isae.store.places import Place, open_place
 from isae.store.plan import EXPECTED_SIZE, work_folder
-from isae.store.segments import HELD_OUT, Segment, Work, write_segment
+from isae.store.segments import HELD_OUT, Segment, write_segment
 from isae.store.threads import in_threads
+from isae.store.work import Work
 
 MOST_THREADS = 4
 """Each holds a segment."""

@@ -40,9 +40,10 @@ from isae.store.layout import IMAGES, grid_group
 from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.row_files import BFLOAT16, RowFiles, npy_rows, safetensors_rows
-from isae.store.segments import GridRows, Segment, SegmentFile, Work
+from isae.store.segments import GridRows, Segment, SegmentFile
 from isae.store.summary import UNKNOWN
 from isae.store.verify import IMPORTED
+from isae.store.work import Work
 
 KINDS = ("float16", "float32", BFLOAT16)
 DEFAULT_HOLDOUT = 0.05

@@ -12,7 +12,7 @@ STORE/
   manifest.backup.json        the same again, for `isae-store repair`
   COMPLETE                    SHA-256 of manifest.json; without it the store is unfinished
   building.json               while it is built: who does
-  work/                       while it is built: what is done so far (see store/segments.py)
+  work/                       while it is built: what is done so far (see store/work.py)
 ```
 
 Rows of training images come first ([0, train_rows)), then those of held-out images, each part in

@@ -28,7 +28,8 @@ from isae.store.gather import train_rows
 from isae.store.images_table import GROUP_ROWS, HOLDOUT
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.reader import Store
-from isae.store.segments import GridRows, Segment, Work
+from isae.store.segments import GridRows, Segment
+from isae.store.work import Work
 
 
 class MergedRows:

@@ -18,7 +18,7 @@ from isae.errors import StoreCorruptError, StoreError
 from isae.store import manifest
 from isae.store.layout import UNFINISHED, WORK
 from isae.store.places import Place
-from isae.store.segments import Work
+from isae.store.work import Work
 
 TOKEN, ELSEWHERE = "place", "work"
 

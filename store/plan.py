@@ -23,7 +23,7 @@ from isae.store.layout import WORK
 from isae.store.places import Place, open_place
 from isae.store.positions import PositionRule
 from isae.store.ranks import Ranks
-from isae.store.segments import Work
+from isae.store.work import Work
 
 SEGMENT_BYTES = 64 << 20
 """Raw rows of one segment: what a killed build loses at most, for each process."""

@@ -34,9 +34,10 @@ from isae.store.places import LocalPlace
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.positions import PositionRule
 from isae.store.segmenting import cut_out, forward, joined
-from isae.store.segments import U64, GridRows, Segment, SegmentFile, Work, write_segment
+from isae.store.segments import U64, GridRows, Segment, SegmentFile, write_segment
 from isae.store.threads import in_threads
 from isae.store.units import UnitMaker, make_unit
+from isae.store.work import Work
 
 Units = Mapping[int, Mapping[int, Sequence[str]]]
 """By stride and unit: the layers whose shards are wanted (the index's is always made)."""

@@ -1,15 +1,4 @@
-"""What a build has done so far: segments of images, then units of the store, one file each.
-
-```
-work/
-  plan.json                        what is built; a resumed build must agree; and whose folder it is
-                                   (see store/ownership.py)
-  times.safetensors                when the files of the images were last changed
-  segment-000012.safetensors       rows of images [12 S, 13 S), each grid sorted by key
-  cuts-16.npy                      where the units of grid 16 begin in every segment
-  unit-16-000003.safetensors       shards of rows [3 U, 4 U) of grid 16 are written: their hashes,
-                                   and partial statistics
-```
+"""The files of a work folder (store/work.py): sorted rows of some images, checked at every reading.
 
 A file that is there is whole and on disk: it was flushed before it got its name. So a build killed
 at any moment goes on from the files it left. Segments are in the safetensors format; tensors of a
@@ -29,8 +18,7 @@ import json
 import math
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,12 +30,10 @@ import numpy.typing as npt
 from isae.errors import StoreCorruptError, StoreError
 from isae.files import atomic_path
 from isae.store.checksum import crc32c, row_checksums
-from isae.store.local_place import LocalPlace
 from isae.store.tensor_header import header_text
 
 Array = npt.NDArray[Any]
 U64 = npt.NDArray[np.uint64]
-PLAN = "plan.json"
 HELD_OUT = np.uint64(1 << 63)
 """Bit of the keys of held-out images' rows: they come last."""
 PIECE_BYTES = 8 << 20
@@ -87,138 +73,6 @@ class Segment:
     """What else is to be remembered, as JSON."""
     arrays: Mapping[str, Array] = field(default_factory=dict)
     """And as arrays."""
-
-
-class Work:
-    """The folder of an unfinished build."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything is built here."""
-        return (self.folder / PLAN).is_file()
-
-    @property
-    def plan(self) -> dict[str, Any] | None:
-        """What is built here, if anything; StoreCorruptError if that cannot be read."""
-        if not self.begun:
-            return None
-        try:
-            found = json.loads((self.folder / PLAN).read_bytes())
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise StoreCorruptError(
-                f"expected {self.folder / PLAN} as a build wrote it, found it damaged; begin anew "
-                "with --overwrite"
-            )
-        return found
-
-    def check_there(self) -> None:
-        """Raise StoreError unless the folder is still the one that was begun."""
-        if not self.begun:
-            raise StoreError(
-                f"expected the work folder {self.folder} to stay while it is used, found no "
-                f"{PLAN} in it any more; bring it back, or run again, with --resume"
-            )
-
-    def begin(self, plan: dict[str, Any]) -> None:
-        """Say what is built here, in a folder that is empty then.
-
-        Raises StoreError where a plan is there, since another build began here meanwhile.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.iterdir():
-            if path.name != PLAN:
-                _remove(path)
-        # Where two begin at once, one of them gets to make the plan.
-        if not LocalPlace(self.folder).create(PLAN, json.dumps(plan, indent=2).encode()):
-            raise StoreError(
-                f"expected to be alone in {self.folder}, found that another build began there at "
-                "the same time; give another --scratch"
-            )
-
-    def end(self) -> None:
-        """Take back what `begin` said; what is here counts no more."""
-        (self.folder / PLAN).unlink(missing_ok=True)
-
-    @property
-    def times(self) -> Path:
-        """File of the images' times."""
-        return self.folder / "times.safetensors"
-
-    def segment(self, number: int) -> Path:
-        """File of a segment."""
-        return self.folder / f"segment-{number:06d}.safetensors"
-
-    def unit(self, stride: int, number: int) -> Path:
-        """File of a unit."""
-        return self.folder / f"unit-{stride}-{number:06d}.safetensors"
-
-    def cuts(self, stride: int) -> Path:
-        """File with the cuts of a grid."""
-        return self.folder / f"cuts-{stride}.npy"
-
-    def segments_done(self) -> set[int]:
-        """Numbers of the segments that are whole."""
-        return {int(number) for (number,) in self._found(r"segment-(\d+)\.safetensors")}
-
-    def whole_segments(self, numbers: Iterable[int], warn: Callable[[str], None]) -> set[int]:
-        """Those of `numbers` that are done and undamaged; damaged files are removed."""
-        done = self.segments_done()
-        return {n for n in numbers if n in done and _keep(self.segment(n), warn)}
-
-    def units_done(self) -> set[tuple[int, int]]:
-        """(stride, number) of the units that are whole."""
-        return {(int(s), int(n)) for s, n in self._found(r"unit-(\d+)-(\d+)\.safetensors")}
-
-    def forget_units(self) -> None:
-        """Remove all marks of units, and the cuts: some segments will hold other rows."""
-        for stride, number in self.units_done():
-            self.unit(stride, number).unlink(missing_ok=True)
-        for (of_grid,) in self._found(r"cuts-(\d+)\.npy"):
-            self.cuts(int(of_grid)).unlink(missing_ok=True)
-
-    def _found(self, pattern: str) -> list[tuple[str, ...]]:
-        if not self.folder.is_dir():
-            return []
-        names = [entry.name for entry in os.scandir(self.folder)]
-        return [found.groups() for name in names if (found := re.fullmatch(pattern, name))]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def open_segments(work: Work, count: int) -> list[SegmentFile]:
-    """All segments of a build, by their numbers: a listing of a network's disk may be stale.
-
-    Raises StoreError, naming them, if some are missing.
-    """
-    missing = [number for number in range(count) if not work.segment(number).is_file()]
-    if missing:
-        named = ", ".join(work.segment(number).name for number in missing[:3])
-        raise StoreError(
-            f"expected all {count:,} segments in {work.folder}, found {len(missing):,} missing "
-            f"({named}); bring them back, or leave them out, and run again with --resume"
-        )
-    return [SegmentFile(work.segment(number)) for number in range(count)]
-
-
-def _keep(path: Path, warn: Callable[[str], None]) -> bool:
-    """Whether a file is whole; one that is not is removed."""
-    try:
-        SegmentFile(path).check()
-    except StoreCorruptError as error:
-        warn(f"made again: {error}")
-        path.unlink(missing_ok=True)
-        return False
-    return True
 
 
 def write_segment(path: Path, segment: Segment) -> None:

@@ -11,7 +11,7 @@ from isae.store import manifest
 from isae.store.layout import BACKUP, COMPLETE, FORMAT_VERSION, MANIFEST
 from isae.store.places import Place
 from isae.store.plan import work_folder
-from isae.store.segments import Work
+from isae.store.work import Work
 
 
 def trusted_manifest(place: Place) -> tuple[bytes, dict[str, str]]:

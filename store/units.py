@@ -23,9 +23,10 @@ from isae.store.layout import INDEX, grid_group, shard_key
 from isae.store.manifest import entry
 from isae.store.places import Place
 from isae.store.quantise import Quantiser
-from isae.store.segments import SegmentFile, Work, sorting, write_tensors
+from isae.store.segments import SegmentFile, sorting, write_tensors
 from isae.store.shards import ShardFormat, chunk_sums, encode_shard
 from isae.store.statistics import Accumulator
+from isae.store.work import Work
 
 Array = npt.NDArray[Any]
 

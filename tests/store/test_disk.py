@@ -13,7 +13,8 @@ import pytest
 from isae.errors import StoreError
 from isae.store.disk import check_disk
 from isae.store.places import Place, open_place
-from isae.store.segments import GridRows, Segment, Work, write_segment, write_tensors
+from isae.store.segments import GridRows, Segment, write_segment, write_tensors
+from isae.store.work import Work
 
 MB = 1_000_000
 

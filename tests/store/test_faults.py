@@ -34,7 +34,7 @@ from isae.store import (
     verify_store,
 )
 from isae.store.places import open_place
-from isae.store.segments import Work
+from isae.store.work import Work
 
 Config = Callable[..., BuildConfig]
 Fault = Callable[[], object]

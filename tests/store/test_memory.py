@@ -40,7 +40,8 @@ from isae.store.extract import Grid
 from isae.store.images_table import ImagesTable, Split
 from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
-from isae.store.segments import HELD_OUT, GridRows, Segment, Work, write_segment
+from isae.store.segments import HELD_OUT, GridRows, Segment, write_segment
+from isae.store.work import Work
 from isae.images import open_source
 
 CHANNELS, PER_IMAGE = 64, 64

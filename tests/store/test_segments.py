@@ -19,12 +19,11 @@ from isae.store.segments import (
     GridRows,
     Segment,
     SegmentFile,
-    Work,
-    open_segments,
     sorting,
     write_segment,
     write_tensors,
 )
+from isae.store.work import Work, open_segments
 
 
 def make_segment(rows: int, seed: int = 0, keys: int = 2**63) -> Segment:

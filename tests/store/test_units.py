@@ -18,10 +18,11 @@ from isae.store.error_sums import ErrorSums
 from isae.store.manifest import as_json, entry
 from isae.store.places import open_place
 from isae.store.quantise import QUANTISED, Quantiser, scales
-from isae.store.segments import GridRows, Segment, SegmentFile, Work, write_segment
+from isae.store.segments import GridRows, Segment, SegmentFile, write_segment
 from isae.store.shards import ShardFormat
 from isae.store.statistics import Accumulator, ChannelStatistics
 from isae.store.units import GridForm, UnitMaker
+from isae.store.work import Work
 
 Array = npt.NDArray[Any]
 STRIDE, SIDE = 16, 3
