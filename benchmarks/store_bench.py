@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 
 from isae.benchmarks.kernels import SCHEMA
 from isae.benchmarks.measure import NORMAL, Effort, commit, machine, versions
+from isae.benchmarks.store_bars import bars
 from isae.benchmarks.store_build import Order, bench_build
-from isae.benchmarks.store_codec import has_codecs
 from isae.benchmarks.store_memory import bench_memory
 from isae.benchmarks.store_peer import Peer
 from isae.benchmarks.store_read import bench_read
@@ -62,8 +62,15 @@ class StoreJob:
                 "expected --images with --codec, which is the codec of builds, found none: a STORE "
                 "is read as it is; give --images, or leave --codec out"
             )
-        if self.codecs and not has_codecs():
-            raise ConfigError("expected no --codec: stores have one codec only; leave it out")
+
+    def json(self) -> dict[str, Any]:
+        """As JSON; of folders the last two names, which are the same on every machine."""
+        found = asdict(self) | {"store": self.store and _short(str(self.store))}
+        return found | {"images": self.images and _short(self.images)}
+
+
+def _short(path: str) -> str:
+    return "/".join(path.rstrip("/").split("/")[-2:])
 
 
 def bench_store(
@@ -76,8 +83,10 @@ def bench_store(
 ) -> dict[str, Any]:
     """Measure what the job names -> one JSON object.
 
-    `failed` names readers that gave other rows than they should: they have no speed. Files are
-    written to a temporary folder (TMPDIR says where) and removed.
+    `failed` names what is wrong and therefore has no speed: builds that `verify` finds damaged,
+    readers that gave other rows than they should or did not shuffle them, steps that are not the
+    reference's. `bars` says what a store has to reach and what it reached (store_bars.py). Files
+    are written to a temporary folder (TMPDIR says where) and removed.
     """
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -85,6 +94,12 @@ def bench_store(
         "machine": machine(device),
         "versions": versions(PACKAGES),
         "commit": commit(),
+        "job": {
+            **job.json(),
+            "peers": [peer.name for peer in peers],
+            "device": str(device),
+            "effort": asdict(effort),
+        },
         "build": [],
         "read": [],
         "training": [],
@@ -109,6 +124,7 @@ def bench_store(
                 seed=job.seed,
                 note=note,
             )
+    result["bars"] = bars(result, training=job.train_steps > 0)
     return result
 
 
@@ -126,11 +142,14 @@ def _builds(
     layers = job.build_layers or (job.layer,)
     for size in job.sizes:
         for codec in job.codecs or (None,):
-            own = folder / f"build-{size}-{len(found)}"
+            own = folder / f"build-{len(result['build'])}"
             own.mkdir()
             order = Order(job.images, layers, size, codec, job.limit, job.seed)
             result["build"].append(bench_build(order, own, effort, note))
-            if size == job.sizes[0]:
+            fault = result["build"][-1]["fault"]
+            if fault is not None:
+                result["failed"].append(f"build, {size} pixels ({result['build'][-1]['codec']})")
+            if size == job.sizes[0] and fault is None:
                 found.append(own / "store")
             else:
                 shutil.rmtree(own)
@@ -146,7 +165,8 @@ def _read(
 ) -> None:
     peers, effort, device, note = means
     store = open_store(path)
-    codec = str(store.manifest.get("config", {}).get("codec", "zstd-1"))
+    codec = str(store.manifest.get("codec", "zstd-1"))  # the codec before there were others
+    codec = "custom" if codec.startswith("[") else codec
     named = {"content_id": store.content_id, "layer": job.layer, "codec": codec}
     size: dict[str, Any] = {
         "rows": job.rows,
@@ -167,7 +187,7 @@ def _read(
     result["read"].append({"store": named, **read})
     result["failed"] += [f"{name} ({codec})" for name in read["failed"]]
     shutil.rmtree(folder)
-    if job.train_steps:
+    if job.train_steps and read["readers"][0]["fault"] is None:
         trained = bench_training_from_store(
             path,
             job.layer,
@@ -179,3 +199,5 @@ def _read(
             **size,
         )
         result["training"].append({"store": named, **trained})
+        if trained["fault"] is not None:
+            result["failed"].append(f"training ({codec})")

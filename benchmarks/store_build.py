@@ -10,6 +10,8 @@ new process too, warmed up by a tiny build, with its decoding processes counted:
 Both include what every build needs to start and to end, which `start_s` tells apart: the wall
 seconds of a build of a few images.
 
+A share is given for a store in which `verify` finds nothing wrong, and for no other.
+
 The forward pass is measured with one thread and with one a core, and the smaller processor time
 counts. Rounds of the four follow each other; a share is of one round.
 """
@@ -25,6 +27,7 @@ from typing import Any
 
 from isae.benchmarks.measure import Effort, summarise
 from isae.benchmarks.store_child import in_child
+from isae.store import BuildConfig, verify_store
 
 STAGES = ("decode", "forward", "codec")
 ROUNDS = 3
@@ -58,19 +61,28 @@ def bench_build(
 ) -> dict[str, Any]:
     """Measure the stages and the build in rounds -> one JSON object.
 
-    The last store stays in `folder`/store. Raises RunError if a process fails.
+    The last store stays in `folder`/store. `fault` is the first problem that `verify` finds: there
+    are no numbers then. Raises RunError if a process fails.
     """
     out = folder / "store"
     rounds: list[dict[str, Any]] = []
+    about = {
+        "size": order.size,
+        "codec": order.codec or BuildConfig.codec,
+        "layers": list(order.layers),
+    }
     cores = len(os.sched_getaffinity(0))
     for number in range(min(ROUNDS, effort.least)):
         shutil.rmtree(out, ignore_errors=True)
         rounds.append(_round(order, out, effort.seconds, f"round {number + 1}: ", note))
+        note(f"round {number + 1}: verifying")
+        problems = verify_store(out)
+        if problems:
+            return {**about, "images": order.limit, "fault": problems[0], "share": None}
         rounds[-1] |= _judged(rounds[-1], cores)
     return {
-        "size": order.size,
-        "codec": order.codec or "default",
-        "layers": list(order.layers),
+        **about,
+        "fault": None,
         "images": rounds[-1]["build"]["images"],
         "cores": cores,
         "share": summarise([one["share"] for one in rounds]).json(),

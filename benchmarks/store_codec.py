@@ -8,7 +8,6 @@ Shapes: R rows of a chunk, C channels.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -42,21 +41,11 @@ COMPARED = {
 """Codecs that are compared, by the names in the table."""
 
 
-def has_codecs() -> bool:
-    """Whether this version of the store can be asked for a codec."""
-    return "codec" in {field.name for field in dataclasses.fields(BuildConfig)}
-
-
-def default_codec() -> str:
-    """The codec of a build that is not told which."""
-    return str(getattr(BuildConfig, "codec", zstd_json(1)))
-
-
 def chunk_encoder(
     codec: str | None, dtype: np.dtype[Any], columns: int
 ) -> Callable[[Array], bytes]:
     """A function that codes one chunk [R, C] as a build with --codec `codec` (None: default)."""
-    return named_codec(codec or default_codec()).for_array(dtype, columns).encode
+    return named_codec(codec or BuildConfig.codec).for_array(dtype, columns).encode
 
 
 def whole_chunks(rows_RC: Array, size: int) -> list[Array]:
@@ -93,6 +82,8 @@ def bench_codecs(rows_RC: Array, chunk_rows: int, effort: Effort) -> list[dict[s
 def _fault(codec: RowCodec, coded: Sequence[bytes], chunks: Sequence[Array]) -> str | None:
     out_RC = np.empty_like(chunks[0])
     for number, (data, chunk) in enumerate(zip(coded, chunks, strict=True)):
+        # What a codec does not write must not be right from before.
+        out_RC.view(np.uint8).fill(0xFF)
         codec.decode(data, out_RC)
         if out_RC.tobytes() != chunk.tobytes():
             return f"expected chunk {number} as it was coded, found other bits"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,7 @@ def _measure(
     build = in_child(task)
     rows = build["rows"][LAYER]
     reader = our_readers(out, LAYER, rows, min(batch, rows), threads)[0]
-    options = asdict(reader)
-    read = in_child(
-        {"task": "read", "reader": "isae", "options": options, "rows": rows, "seed": seed}
-    )
+    read = in_child({"task": "read", "rows": rows, "seed": seed, **reader.described()})
     shutil.rmtree(out)
     return {
         "rows": rows,

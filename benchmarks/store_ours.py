@@ -5,7 +5,6 @@ Shapes: B rows of a batch, C channels.
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Protocol, cast
 from isae.benchmarks.store_child import in_child
 from isae.benchmarks.store_peer import Batches, Job
 from isae.benchmarks.store_peers import PEERS
-from isae.store import Store, open_store
+from isae.store import open_store
 
 
 class Reader(Protocol):
@@ -47,20 +46,19 @@ class Ours:
     layer: str
     rows: int
     batch: int
-    threads: int | None = None
+    threads: int
     cache: str | None = None
 
     @property
     def name(self) -> str:
         """isae, then what was asked for."""
-        words = [f"{self.threads}t"] if self.threads else []
-        return "-".join(["isae", *words, *([self.cache] if self.cache else [])])
+        return f"isae-{self.threads}t" + (f"-{self.cache}" if self.cache else "")
 
     @property
     def note(self) -> str:
         """What it is."""
-        threads = f", {self.threads} threads" if self.threads else ""
-        return f"isae{threads}" + (f", cache={self.cache}, later epochs" if self.cache else "")
+        threads = f"isae, {self.threads} thread" + ("s" if self.threads > 1 else "")
+        return threads + (f", cache={self.cache}, later epochs" if self.cache else "")
 
     @property
     def fills_memory(self) -> bool:
@@ -69,32 +67,24 @@ class Ours:
 
     def described(self) -> dict[str, Any]:
         """JSON from which another process makes the same reader."""
-        return {"reader": "isae", "options": asdict(self)}
+        return {"reader": "isae", "options": asdict(self), "modules": []}
 
     def batches(self, seed: int) -> Batches:
         """As a training reads them."""
         store = open_store(self.path)
         # As if the other rows were held out: a store is longer than what everybody copies.
         store.layers[self.layer] = replace(store.layer(self.layer), train_rows=self.rows)
-        wanted = {"threads": self.threads, "cache": self.cache}
-        options: dict[str, Any] = {
-            name: value for name, value in wanted.items() if value is not None
-        }
-        return cast(Batches, store.batches(self.layer, self.batch, seed=seed, **options))
+        found = store.batches(
+            self.layer, self.batch, seed=seed, threads=self.threads, cache=self.cache
+        )
+        return cast(Batches, found)
 
 
 def our_readers(path: Path, layer: str, rows: int, batch: int, threads: int) -> list[Ours]:
-    """Our readers, the one with `threads` first: as many as this version of the store has."""
-    known = inspect.signature(Store.batches).parameters
-    plain = Ours(str(path), layer, rows, batch)
-    if "threads" in known:
-        found = [replace(plain, threads=threads)]
-        found += [replace(plain, threads=one) for one in (1, 2) if one != threads]
-    else:
-        found = [plain]
-    if "cache" in known:
-        found.append(replace(found[0], cache="ram"))
-    return found
+    """Our readers: the one with `threads` first, then other numbers, then one that keeps rows."""
+    first = Ours(str(path), layer, rows, batch, threads)
+    others = [replace(first, threads=one) for one in (1, 2) if one != threads]
+    return [first, *others, replace(first, cache="ram")]
 
 
 def measured_memory(reader: Reader, job: Job) -> dict[str, Any]:

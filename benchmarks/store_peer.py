@@ -1,31 +1,36 @@
-"""What a way to keep rows on disk has to do, and the window shuffle of those that read blocks.
+"""What a way to keep rows on disk has to do, and how its rows are shuffled.
 
-Shapes: N rows, C channels, B rows of a batch, R rows of a block, W rows of a window.
+Those that read blocks are shuffled by isae's own pipeline (store/batches.py): blocks are read
+straight into a window's buffer that is used again, batches are gathered from it, both in the
+threads that isae's reader has. What differs is the reading of a block alone.
+
+Shapes: N rows, C channels, B rows of a batch, R rows of a block.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from isae.randomness import keyed_rng
+from isae.store import order
+from isae.store.batches import shuffled_batches
 
 Array = npt.NDArray[Any]
 Batches = Generator[Array, None, None]
+ReadBlock = Callable[[int, int, Array], None]
+"""Reads rows [start, stop) of one block into memory [R, C]."""
 INSTALL = "not installed"
-WINDOW_ROWS = 65536
-"""Rows that are shuffled together, by readers that read blocks and by the reservoir."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,12 @@ class Job:
     rows: int
     channels: int
     dtype: str
-    """Type of the stored values."""
+    """Type of the values that are given."""
     batch: int
     block: int
     """Rows of a shard, and of what is read at once."""
+    threads: int
+    """Threads that read and gather."""
     seed: int
     array: str
     """JSON: Zarr v3 metadata of the stored array."""
@@ -52,6 +59,8 @@ class Peer(ABC):
     name: ClassVar[str]
     note: ClassVar[str]
     package: ClassVar[str] = "numpy"
+    modules: ClassVar[tuple[str, ...]] = ()
+    """What reading imports: it is there before memory is measured."""
     fills_memory: ClassVar[bool] = False
 
     def __init__(self, job: Job) -> None:
@@ -59,7 +68,7 @@ class Peer(ABC):
 
     def described(self) -> dict[str, Any]:
         """JSON from which another process makes the same reader (see store_ours.reader_of)."""
-        return {"reader": self.name, "options": asdict(self.job)}
+        return {"reader": self.name, "options": asdict(self.job), "modules": self.modules}
 
     @abstractmethod
     def write(self, rows_NC: Array) -> None:
@@ -67,7 +76,10 @@ class Peer(ABC):
 
     @abstractmethod
     def batches(self, seed: int) -> Batches:
-        """Endless batches [B, C], epochs back to back. Opens the files."""
+        """Endless batches [B, C], epochs back to back. Opens the files.
+
+        A batch stays as it is until the next one is asked for.
+        """
 
 
 class BlockPeer(Peer):
@@ -75,43 +87,51 @@ class BlockPeer(Peer):
 
     def batches(self, seed: int) -> Batches:
         """Endless batches [B, C], epochs back to back. Opens the files."""
-        read = self.open()
-        return cut(windows(read, self.job.rows, self.job.block, seed), self.job.batch)
+        job = self.job
+        source = _Blocks((job.rows, job.channels), self.dtype, self.open())
+        found = shuffled_batches(source, job.rows, job.batch, seed=seed, threads=job.threads)
+        return cast(Batches, found)
 
     @abstractmethod
-    def open(self) -> Callable[[int, int], Array]:
-        """A function that reads rows [start, stop) of one block."""
+    def open(self) -> ReadBlock:
+        """A function that reads one block; called from several threads at once."""
 
 
-def windows(read: Callable[[int, int], Array], rows: int, block: int, seed: int) -> Batches:
-    """Endless windows [W, C]: blocks in random order, shuffled together, one read ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="bench-read-ahead") as pool:
-        ahead = None
-        for epoch in itertools.count():
-            blocks = keyed_rng(seed, "peer blocks", epoch).permutation(-(-rows // block))
-            each = max(1, WINDOW_ROWS // block)
-            for first in range(0, len(blocks), each):
-                bounds = [
-                    (int(b) * block, min(rows, (int(b) + 1) * block))
-                    for b in blocks[first : first + each]
-                ]
-                rng = keyed_rng(seed, "peer window", epoch, first)
-                following = pool.submit(_window, read, bounds, rng)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of a peer, as isae's pipeline reads them."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    read: ReadBlock
+
+    def read_into(self, start: int, stop: int, out_RC: Array) -> None:
+        """Rows [start, stop) into memory."""
+        self.read(start, stop, out_RC)
+
+    def __getitem__(self, rows: slice) -> Array:
+        found = np.empty((rows.stop - rows.start, self.shape[1]), self.dtype)
+        self.read(rows.start, rows.stop, found)
+        return found
 
 
-def _window(
-    read: Callable[[int, int], Array], bounds: list[tuple[int, int]], rng: np.random.Generator
-) -> Array:
-    rows = np.concatenate([read(start, stop) for start, stop in bounds])
-    shuffled: Array = rows[rng.permutation(len(rows))]
-    return shuffled
+def window_rows() -> int:
+    """Rows that isae and those that read blocks shuffle together, and a reservoir mixes."""
+    return order.BLOCK_ROWS * order.WINDOW_BLOCKS
+
+
+def ahead(tasks: Iterator[Callable[[], Array]], threads: int) -> Batches:
+    """Results of endless tasks in their order, `threads` of them worked on ahead."""
+    waiting: deque[Future[Array]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="bench-read-ahead") as pool:
+        for task in tasks:
+            waiting.append(pool.submit(task))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
 
 
 def cut(parts: Batches, batch: int) -> Batches:
-    """Pieces of any lengths, joined and cut into batches [B, C]."""
+    """Pieces of any lengths, each good until the next, joined and cut into batches [B, C]."""
     held: list[Array] = []
     count = 0
     with closing(parts):
@@ -123,7 +143,7 @@ def cut(parts: Batches, batch: int) -> Batches:
                 yield np.concatenate(held) if len(held) > 1 else held[0]
                 held, count, start = [], 0, stop
             if start < len(part):
-                held.append(part[start:])
+                held.append(part[start:].copy())
                 count += len(part) - start
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 WIDTH = 80
 COLUMNS = (
-    f"{'reader':14} {'write':>6} {'read MB/s':>9} {'p10':>6} {'p90':>6} {'isae':>6} {'ratio':>5} "
-    f"{'first ms':>8} {'z':>5} {'MiB':>6}"
+    f"{'reader, MB/s':14} {'write':>6} {'read':>6} {'p10':>6} {'p90':>6} {'isae':>6} {'ratio':>5} "
+    f"{'1st ms':>6} {'z':>5} {'max':>4} {'MiB':>5}"
 )
 
 
@@ -21,13 +21,17 @@ def store_table(result: Mapping[str, Any]) -> str:
         lines += build_lines(part)
     for part in result["read"]:
         lines += read_lines(part)
-    lines += [_training_line(part) for part in result["training"]]
+    for part in result["training"]:
+        lines += training_lines(part)
     lines += memory_lines(result["memory"])
+    lines += bar_lines(result["bars"])
     return "\n".join(lines)
 
 
 def read_lines(part: Mapping[str, Any]) -> list[str]:
-    """A table of readers: 'isae' is how many times faster the first one is."""
+    """A table of readers: 'isae' is how many times faster the first one is, 'z' and 'max' the mean
+    and the largest z of their shuffles.
+    """
     store = part["store"]
     lines = [
         f"{store['layer']}, codec {store['codec']}: {part['rows']:,} rows of {part['channels']} "
@@ -36,7 +40,11 @@ def read_lines(part: Mapping[str, Any]) -> list[str]:
         COLUMNS,
     ]
     for row in part["readers"]:
-        lines += [_reader_line(row)] if row["fault"] is None else _wrapped(row, row["fault"])
+        lines += (
+            [_reader_line(row)]
+            if row["fault"] is None
+            else _failed(f"{row['name']:14}", row["fault"], 15)
+        )
     lines += [f"{row['name']:14} {row['reason']}"[:WIDTH] for row in part["absent"]]
     lines.append(f"{'codec, 1 thread':15} {'ratio':>6} {'encode MB/s':>12} {'decode MB/s':>12}")
     return lines + [_codec_line(row) for row in part["codecs"]]
@@ -50,19 +58,23 @@ def _codec_line(row: Mapping[str, Any]) -> str:
 
 
 def _reader_line(row: Mapping[str, Any]) -> str:
-    speed, ratio = row["read_mb_per_s"], row["first_times_faster"]["median"]
-    write, z = row["write_mb_per_s"], row["shuffle"]["z"]
+    speed, times, shuffle = row["read_mb_per_s"], row["first_times_faster"], row["shuffle"]
     memory = row["memory"].get("growth_bytes")
+    ratio = "-".rjust(6) if times is None else f"{times['median']:5.2f}x"
     return (
-        f"{row['name']:14} {_or_dash(write, 6, '.0f')} {speed['median']:9.0f} {speed['p10']:6.0f} "
-        f"{speed['p90']:6.0f} {ratio:5.2f}x {row['compression']:5.2f} "
-        f"{1e3 * row['first_batch_s']['median']:8.1f} {_or_dash(z, 5, '+.1f')} "
-        f"{_or_dash(None if memory is None else memory / 2**20, 6, '.0f')}"
+        f"{row['name']:14} {_or_dash(row['write_mb_per_s'], 6, '.0f')} {speed['median']:6.0f} "
+        f"{speed['p10']:6.0f} {speed['p90']:6.0f} {ratio} {row['compression']:5.2f} "
+        f"{1e3 * row['first_batch_s']['median']:6.1f} {_or_dash(shuffle['mean_z'], 5, '+.1f')} "
+        f"{_or_dash(shuffle['largest_z'], 4, '.1f')} "
+        f"{_or_dash(None if memory is None else memory / 2**20, 5, '.0f')}"
     )
 
 
 def build_lines(part: Mapping[str, Any]) -> list[str]:
     """Core-milliseconds of an image by stage, and how near the build is to their sum."""
+    if part["fault"] is not None:
+        name = f"build, {part['size']} pixels, codec {part['codec']}"
+        return _failed(name, part["fault"], 2)
     cost = part["core_ms_per_image"]
     stages = ", ".join(f"{name} {cost[name]:.2f}" for name in ("decode", "forward", "codec"))
     return [
@@ -74,12 +86,17 @@ def build_lines(part: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _training_line(part: Mapping[str, Any]) -> str:
+def training_lines(part: Mapping[str, Any]) -> list[str]:
+    """Rows per second from a store, beside those from memory."""
+    if part["fault"] is not None:
+        return _failed(f"training ({part['kernel']})", part["fault"], 2)
     speed, share = part["rows_per_s"], part["store_against_memory"]
-    return (
-        f"training ({part['kernel']}): {speed['store']['median']:,.0f} rows/s from the store, "
-        f"{speed['memory']['median']:,.0f} from memory: {share['median']:.1%}"
-    )[:WIDTH]
+    return [
+        f"training ({part['kernel']}), {part['steps']} steps each: rows/s from the store "
+        f"{speed['store']['median']:,.0f},"[:WIDTH],
+        f"  from memory {speed['memory']['median']:,.0f}: {share['median']:.1%} "
+        f"(p10 {share['p10']:.1%}, p90 {share['p90']:.1%})",
+    ]
 
 
 def memory_lines(parts: list[Mapping[str, Any]]) -> list[str]:
@@ -95,8 +112,21 @@ def memory_lines(parts: list[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _wrapped(row: Mapping[str, Any], fault: str) -> list[str]:
-    return textwrap.wrap(f"{row['name']:14} FAILED: {fault}", WIDTH, subsequent_indent=" " * 15)
+def bar_lines(bars: list[Mapping[str, Any]]) -> list[str]:
+    """What a store has to reach, and what was found."""
+    if not bars:
+        return []
+    lines = [f"{'bar':51} {'wanted':>9} {'found':>9} met"]
+    for bar in bars:
+        sign = "<=" if bar["at_most"] else ">="
+        wanted = f"{sign} {bar['wanted']:.6g}"
+        found = _or_dash(bar["found"], 9, ".4g" if bar["wanted"] < 100 else ".0f")
+        lines.append(f"{bar['name'][:51]:51} {wanted:>9} {found} {'yes' if bar['met'] else 'NO'}")
+    return lines
+
+
+def _failed(name: str, fault: str, indent: int) -> list[str]:
+    return textwrap.wrap(f"{name} FAILED: {fault}", WIDTH, subsequent_indent=" " * indent)
 
 
 def _or_dash(value: float | None, width: int, form: str) -> str:

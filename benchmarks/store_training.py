@@ -1,9 +1,11 @@
 """What a training step loses by taking its rows from a store instead of from memory.
 
-One trainer (isae's step) takes turns between two sources of the same rows: the store's batches,
-made float32 and scaled as isae-train does, and slices of a float32 tensor that holds the rows,
-scaled and shuffled before. In each turn a source's first batch and a step on it are not timed, then
-every wait and step is. A ratio is of one turn.
+One trainer (isae's step, compared with the plain reference before: see step_check.py) takes turns
+between two sources of the same rows: the store's batches, made float32 and scaled as isae-train
+does, and slices of a float32 tensor that holds the rows, scaled and shuffled before. In each turn
+and for each source the clock runs from opening to the end of the last step, over so many steps that
+LEAST_WINDOWS windows are used up: nothing was read before, so a reader that is slower than the
+trainer cannot hide it. A ratio is of one turn.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,17 @@ import torch
 
 from isae.benchmarks.measure import summarise
 from isae.benchmarks.peers import Job
+from isae.benchmarks.step_check import check_step
 from isae.benchmarks.store_ours import Ours, our_readers
+from isae.benchmarks.store_peer import window_rows
 from isae.benchmarks.training import Ours as Trainer
 from isae.benchmarks.workloads import Workload
 from isae.store import open_store
 from isae.train.source import scaled
 
-TURNS = 5
+LEAST_TURNS, TURNS = 3, 5
+LEAST_WINDOWS = 3
+"""Windows of rows that a turn uses up, at least."""
 
 
 def bench_training_from_store(
@@ -43,37 +49,61 @@ def bench_training_from_store(
     seed: int = 0,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Train `steps` steps from each source -> one JSON object with rows/s and their ratio."""
+    """Train `steps` steps from each source, or more: all turns need -> one JSON object.
+
+    Rows/s of each source and their ratio; None where `fault` says that a step is not right. Raises
+    StoreError for a store that cannot be read.
+    """
     store = open_store(path)
     stored = store.layer(layer)
     rows = min(rows, stored.train_rows) // batch * batch
     scale = 1 / math.sqrt(max(float(store.statistics(layer).var_C.mean()), 1e-12))
     memory_NC = scaled(store.activations(layer)[0:rows], scale, device)
-    held = [memory_NC[start : start + batch] for start in range(0, rows, batch)]
     workload = Workload("store", batch, stored.channels, latents, k)
     lr = 2e-4 / math.sqrt(latents / 2**14)
     job = Job(workload, device, lr, steps, 10_000_000, seed, memory_NC[:batch])
     trainer = Trainer(job, "auto")
-    reader = our_readers(path, layer, rows, batch, threads)[0]
-    turns = min(TURNS, steps)
-    each = max(1, steps // turns)
-    times: dict[str, list[float]] = {"store": [], "memory": []}
-    for turn in range(turns):
-        note(f"training, turn {turn + 1} of {turns}: {each} steps from each source")
-        with closing(_from_store(reader, scale, device, seed + turn)) as batches:
-            times["store"].append(_steps(trainer, batches, each))
-        times["memory"].append(_steps(trainer, itertools.cycle(held), each))
-    speeds = {name: summarise([batch / s for s in its]).json() for name, its in times.items()}
-    ratios = [memory / store for store, memory in zip(times["store"], times["memory"], strict=True)]
-    return {
+    check = check_step(trainer.plan, trainer.state, trainer.stepper, memory_NC[:batch], lr)
+    turns, each = turns_of(steps, min(rows, window_rows()), batch)
+    found = {
         "kernel": trainer.plan.kernel,
         "device": str(device),
         "workload": vars(workload),
+        "steps_asked": steps,
         "steps": turns * each,
         "turns": turns,
-        "rows_per_s": speeds,
-        "store_against_memory": summarise(ratios).json(),
+        "check": check.json(),
+        "fault": check.fault,
+        "rows_per_s": None,
+        "store_against_memory": None,
     }
+    if check.fault is not None:
+        return found
+    if turns * each != steps:
+        note(f"training: {turns * each} steps instead of {steps}, for {LEAST_WINDOWS} windows each")
+    times: dict[str, list[float]] = {"store": [], "memory": []}
+    reader = our_readers(path, layer, rows, batch, threads)[0]
+    for turn in range(turns):
+        note(f"training, turn {turn + 1} of {turns}: {each} steps from each source")
+        own = _from_store(reader, scale, device, seed + turn)
+        times["store"].append(_steps(trainer, own, each, memory_NC[:batch]))
+        held = _from_memory(memory_NC, batch)
+        times["memory"].append(_steps(trainer, held, each, memory_NC[:batch]))
+    speeds = {name: summarise([batch / s for s in its]).json() for name, its in times.items()}
+    ratios = [memory / store for store, memory in zip(times["store"], times["memory"], strict=True)]
+    return found | {"rows_per_s": speeds, "store_against_memory": summarise(ratios).json()}
+
+
+def turns_of(steps: int, window: int, batch: int) -> tuple[int, int]:
+    """Turns, and steps of each: no fewer than use up LEAST_WINDOWS windows of `window` rows."""
+    least = -(-LEAST_WINDOWS * window // batch)
+    turns = max(LEAST_TURNS, min(TURNS, steps // least))
+    return turns, max(least, -(-steps // turns))
+
+
+def _from_memory(rows_NC: torch.Tensor, batch: int) -> Generator[torch.Tensor, None, None]:
+    for start in itertools.cycle(range(0, len(rows_NC), batch)):
+        yield rows_NC[start : start + batch]
 
 
 def _from_store(
@@ -84,15 +114,21 @@ def _from_store(
             yield scaled(batch_BC, scale, device)
 
 
-def _steps(trainer: Trainer, batches: Iterator[torch.Tensor], steps: int) -> float:
-    """Seconds of a step with its wait for a batch, in the mean, after one that does not count."""
-    trainer.step(next(batches))
+def _steps(
+    trainer: Trainer,
+    source: Generator[torch.Tensor, None, None],
+    steps: int,
+    warm_BD: torch.Tensor,
+) -> float:
+    """Seconds of a step with its wait for a batch, in the mean, from the source's opening on."""
+    trainer.step(warm_BD)
     _settle(trainer)
     started = time.perf_counter()
-    for x_BD in itertools.islice(batches, steps):
-        trainer.step(x_BD)
-    _settle(trainer)
-    return (time.perf_counter() - started) / steps
+    with closing(source) as batches:
+        for x_BD in itertools.islice(batches, steps):
+            trainer.step(x_BD)
+        _settle(trainer)
+        return (time.perf_counter() - started) / steps
 
 
 def _settle(trainer: Trainer) -> None:
