@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := demo
+SOAK := benchmarks/results/soak.json
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 export PIP_NO_CACHE_DIR := 1
 # pytest workers; the kernels and the network use threads of their own.
@@ -14,7 +15,7 @@ JOBS ?= 2
 help:
 	@echo "make demo    install, then photos -> store -> SAE -> branch map on procedural pictures"
 	@echo "make test    install, then ruff, mypy and pytest"
-	@echo "make soak    the long tests"
+	@echo "make soak    the long tests; their counts go to $(SOAK)"
 	@echo "make gpu     the tests of the Triton kernels, compiled, on this machine's GPU"
 	@echo "make clean   remove .venv, demo/ and build leftovers"
 
@@ -49,7 +50,7 @@ pytest: $(STAMP)
 	ISAE_TEST_DEVICE=cpu OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadscope -m 'not soak'
 
 soak: $(STAMP)
-	ISAE_TEST_DEVICE=cpu $(BIN)/pytest -m soak
+	ISAE_TEST_DEVICE=cpu ISAE_SOAK_REPORT=$(SOAK) $(BIN)/pytest -m soak
 
 gpu: $(STAMP)
 	$(BIN)/pytest tests/kernels/triton tests/train/test_fused.py tests/train/test_fused_loop.py

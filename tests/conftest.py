@@ -2,6 +2,8 @@
 
 The tests of the Triton kernels run on a GPU where there is one, else in Triton's interpreter. With
 ISAE_TEST_DEVICE=cpu no test sees a GPU; `make test` sets it, since the other tests expect none.
+
+With ISAE_SOAK_REPORT, which `make soak` sets, what the long tests counted goes into that file.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ import numpy as np
 import pytest
 import torch
 
+from isae.benchmarks.soak import SoakReport
+from isae.files import write_json
+
 # Triton settles at its import, which is later, whether kernels are compiled or interpreted.
 ON_GPU = torch.cuda.is_available()
 if ON_GPU:
@@ -30,6 +35,35 @@ else:
     os.environ["TRITON_INTERPRET"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class SoakPlugin:
+    """Gathers what the long tests say, and writes it at the end."""
+
+    def __init__(self, out: str | None) -> None:
+        self.out, self.report = out, SoakReport()
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self.report.left_out += sum(item.get_closest_marker("soak") is not None for item in items)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "soak" in report.keywords:
+            self.report.outcome(report.nodeid, report.outcome, report.duration)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self.out is not None:
+            whole = session.config.args_source == pytest.Config.ArgsSource.TESTPATHS
+            found = self.report.json(all_asked=whole and exitstatus == 0)
+            write_json(Path(self.out), found)
+
+    @pytest.fixture
+    def soak_report(self, request: pytest.FixtureRequest) -> SoakReport:
+        """Where a long test adds what it counted and measured; what others add is forgotten."""
+        return self.report if request.node.get_closest_marker("soak") else SoakReport()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SoakPlugin(os.environ.get("ISAE_SOAK_REPORT")), "soak-report")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isae.benchmarks.soak import SoakReport
 from isae.errors import IsaeError
 from isae.store import BuildConfig, build_store, open_store, verify_store
 
@@ -117,7 +118,11 @@ def damaged(data: bytes, kind: str, generator: np.random.Generator) -> bytes | N
 
 @pytest.mark.parametrize("count", [24, pytest.param(200, marks=pytest.mark.soak)])
 def test_damage_is_found_and_named_and_never_read(
-    stores: dict[str, Path], answers: dict[str, dict[str, Any]], tmp_path: Path, count: int
+    stores: dict[str, Path],
+    answers: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    count: int,
+    soak_report: SoakReport,
 ) -> None:
     generator = np.random.default_rng(count)
     copies = {name: shutil.copytree(path, tmp_path / name) for name, path in stores.items()}
@@ -139,6 +144,7 @@ def test_damage_is_found_and_named_and_never_read(
         assert problems, what
         assert any(problem.startswith(f"{file}: ") for problem in problems), (what, problems)
         refused += check_answers(parts(store), answers[name], what)
+        soak_report.count(corruptions_found_and_named_and_never_read=1)
         path.write_bytes(data)
     # Most files are of data; a damaged statistics file, say, hides no row.
     assert refused > count

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isae.benchmarks.soak import SoakReport
 from isae.errors import IsaeError
 from isae.store import BuildConfig, build_store, open_store, verify_store
 
@@ -65,7 +66,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.soak)])
 def test_killed_builds_are_refused_and_resumed_to_the_same_content(
-    tmp_path: Path, expected: str, kills: int
+    tmp_path: Path, expected: str, kills: int, soak_report: SoakReport
 ) -> None:
     generator = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     unfinished, resumed_work = 0, 0
@@ -78,6 +79,7 @@ def test_killed_builds_are_refused_and_resumed_to_the_same_content(
             time.sleep(float(generator.uniform(0, 0.2 if number % 2 else 1.5)))
             process.send_signal(signal.SIGKILL)
             process.communicate()
+            soak_report.count(builds_killed=int(process.returncode == -signal.SIGKILL))
             if not (out / "COMPLETE").exists():
                 unfinished += 1
                 with pytest.raises(IsaeError, match=r"did not finish|found nothing there"):
@@ -90,6 +92,8 @@ def test_killed_builds_are_refused_and_resumed_to_the_same_content(
         assert verify_store(out) == []
         assert not (out / "work").exists()
         assert not (out / "building.json").exists()
+        soak_report.count(killed_builds_completed_to_the_same_content=1)
+    soak_report.count(kills_that_left_an_unfinished_store=unfinished)
     assert unfinished > 0
     assert resumed_work > 0
 

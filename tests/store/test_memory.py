@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from isae.benchmarks.soak import SoakReport
+
 HEAD = """
 import json, sys
 from pathlib import Path
@@ -118,17 +120,22 @@ def built(images: int, out: Path, segment: int) -> float:
     ],
 )
 def test_memory_does_not_grow_with_the_images(
-    tmp_path: Path, few: int, many: int, segment: int
+    tmp_path: Path, few: int, many: int, segment: int, soak_report: SoakReport
 ) -> None:
     small = built(few, tmp_path / "few", segment)
     large = built(many, tmp_path / "many", segment)
+    soak_report.note(
+        **{f"build_peak_mib_{few}_images": small, f"build_peak_mib_{many}_images": large}
+    )
     # Kept in memory, the added rows alone would be twice that: 112 MB and 1.2 GB.
     assert large - small < 0.5 * (many - few) * 64 * 1936 / 1e6, (small, large)
     assert large < 1.1 * small, (small, large)
 
 
 @pytest.mark.soak
-def test_memory_does_not_grow_from_a_hundred_thousand_to_ten_million_rows(tmp_path: Path) -> None:
+def test_memory_does_not_grow_from_a_hundred_thousand_to_ten_million_rows(
+    tmp_path: Path, soak_report: SoakReport
+) -> None:
     peaks: dict[int, tuple[float, float]] = {}
     for rows in (100_032, 1_000_000, 10_000_000):
         out = tmp_path / str(rows)
@@ -138,7 +145,8 @@ def test_memory_does_not_grow_from_a_hundred_thousand_to_ten_million_rows(tmp_pa
         assert written["rows"] == rows
         assert 0.9 * rows < read["rows"] < rows
         peaks[rows] = (written["peak_mib"], read["peak_mib"])
-        print(rows, peaks[rows])
+        soak_report.note(**{f"write_peak_mib_{rows}_rows": written["peak_mib"]})
+        soak_report.note(**{f"read_peak_mib_{rows}_rows": read["peak_mib"]})
     (small_build, small_read), *_, (large_build, large_read) = peaks.values()
     assert large_build < 1.1 * small_build, peaks
     assert large_read < 1.1 * small_read, peaks

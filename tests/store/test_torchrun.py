@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from isae.benchmarks.soak import SoakReport
 from isae.errors import StoreIncompleteError
 from isae.store import BuildConfig, build_store, open_store, verify_store
 
@@ -211,11 +212,13 @@ def test_any_killed_process_ends_the_build_and_any_number_go_on(
     rank: int,
     segments: int,
     later: int,
+    soak_report: SoakReport,
 ) -> None:
     out = tmp_path / "store"
     kill_one(launch, out, processes, rank, segments)
     results, _ = complete(launch, out, later)
     assert results["content_id"] == expected
+    soak_report.count(**{f"builds_of_{processes}_ranks_with_one_killed": 1})
 
 
 @pytest.mark.soak
