@@ -58,7 +58,8 @@ def whole_chunks(rows_RC: Array, size: int) -> list[Array]:
 def bench_codecs(rows_RC: Array, chunk_rows: int, effort: Effort) -> list[dict[str, Any]]:
     """Code and decode whole chunks of the rows with everybody -> a row of results each."""
     # A chunk that is filled up would flatter those that see zeros best.
-    chunks = whole_chunks(rows_RC, chunk_rows)[: max(1, len(rows_RC) // chunk_rows)]
+    chunks = whole_chunks(rows_RC, min(chunk_rows, len(rows_RC)))
+    chunks = chunks[: max(1, len(rows_RC) // chunk_rows)]
     raw = sum(chunk.nbytes for chunk in chunks)
     kind, columns = rows_RC.dtype, rows_RC.shape[1]
     codecs = {n: named_codec(text).for_array(kind, columns) for n, text in COMPARED.items()}

@@ -37,10 +37,12 @@ class ZarrDefault(BlockPeer):
         shard = next(one for one in found["codecs"] if one["name"] == SHARDING)["configuration"]
         if self.codec is not None:
             shard["codecs"] = list(named_codec(self.codec).zarr_codecs)
-            found |= {"data_type": self.job.dtype, "fill_value": "NaN"}
+            found["data_type"] = self.job.dtype
         shard["chunk_shape"][0] = min(shard["chunk_shape"][0], self.job.block)
         found["chunk_grid"]["configuration"]["chunk_shape"][0] = self.job.block
-        return {**found, "shape": [self.job.rows, self.job.channels], "attributes": {}}
+        # The last chunk is filled up: with zeros it is smallest.
+        found |= {"fill_value": 0.0, "attributes": {}}
+        return {**found, "shape": [self.job.rows, self.job.channels]}
 
     @property
     def redundant(self) -> bool:
