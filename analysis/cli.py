@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from isae import cli
-from isae.analysis.analyze import analyze_branches
 from isae.analysis.config import BranchesConfig
-from isae.analysis.summary import table_text
 
 app = cli.new_app("Analyse trained SAEs: where their features lie in the network.")
 _DEFAULTS = BranchesConfig()
@@ -40,6 +38,9 @@ def branches(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Every feature's energy per branch against a null: tables, summary, figures, patches."""
+    from isae.analysis.analyze import analyze_branches
+    from isae.analysis.summary import table_text
+
     config = BranchesConfig(
         alpha=alpha,
         top=top,

@@ -7,17 +7,18 @@ in `store/cuts.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from isae.store.bitmap_zarr import BitmapCodec
-from isae.store.config import BuildConfig
-from isae.store.reader import Store, StoredLayer, open_store
-from isae.store.repair import repair_store
-from isae.store.statistics import ChannelStatistics
-from isae.store.verify import verify_store
+from isae.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from isae.store.bitmap_zarr import BitmapCodec
     from isae.store.build import build_store
+    from isae.store.config import BuildConfig
+    from isae.store.reader import Store, StoredLayer, open_store
+    from isae.store.repair import repair_store
+    from isae.store.statistics import ChannelStatistics
+    from isae.store.verify import verify_store
 
 __all__ = [
     "BitmapCodec",
@@ -31,11 +32,17 @@ __all__ = [
     "verify_store",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # `python -m isae.store.build` warns about a module that its package has imported already.
-    if name == "build_store":
-        from isae.store.build import build_store
-
-        return build_store
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "BitmapCodec": "bitmap_zarr",
+        "BuildConfig": "config",
+        "ChannelStatistics": "statistics",
+        "Store": "reader",
+        "StoredLayer": "reader",
+        "build_store": "build",
+        "open_store": "reader",
+        "repair_store": "repair",
+        "verify_store": "verify",
+    },
+)

@@ -8,14 +8,8 @@ import typer
 
 from isae import cli
 from isae.errors import ConfigError
-from isae.store.build import build_store
-from isae.store.config import BuildConfig
 from isae.store.ranks import EndedTogetherError, is_first, linger
-from isae.store.reader import open_store
-from isae.store.repair import repair_store
-from isae.store.summary import describe, summarise
 from isae.store.tools_cli import register
-from isae.store.verify import verify_store
 
 EXIT_DAMAGED = 1
 
@@ -73,6 +67,10 @@ def build(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Store the activations of images: decode, forward pass, shuffle, compress."""
+    from isae.store.build import build_store
+    from isae.store.config import BuildConfig
+    from isae.store.summary import describe, summarise
+
     config = BuildConfig(
         images=images,
         layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
@@ -115,6 +113,9 @@ def info(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Say what a store holds and how it was made."""
+    from isae.store.reader import open_store
+    from isae.store.summary import describe, summarise
+
     opened = open_store(store)
     results = summarise(store, opened.manifest)
     cli.finish(results, as_json=as_json, lines=lambda: describe(results))
@@ -128,6 +129,8 @@ def verify(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Check every file and every chunk; exit code 1 if anything is wrong."""
+    from isae.store.verify import verify_store
+
     problems = verify_store(store, reporter=cli.reporter(quiet))
     results = {"store": store, "ok": not problems, "problems": problems}
     text = "\n".join(problems) if problems else f"{store}: every file and every row is whole"
@@ -160,6 +163,8 @@ def repair(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Make damaged and missing files anew from the same images, to the same bytes."""
+    from isae.store.repair import repair_store
+
     done = repair_store(
         store,
         images=images,

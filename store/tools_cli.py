@@ -9,13 +9,6 @@ import typer
 from isae import cli
 from isae.config import check
 from isae.errors import ConfigError
-from isae.store.convert import describe_export, export
-from isae.store.import_arrays import import_arrays
-from isae.store.import_config import ImportConfig
-from isae.store.listing import describe_list, describe_rows, first_rows, list_stores
-from isae.store.merge import MergeConfig, merge_stores
-from isae.store.reader import open_store
-from isae.store.summary import describe, summarise
 
 OutOption = Annotated[str, typer.Option(help="Folder or address of what is written.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace what is there, if isae wrote it.")]
@@ -42,6 +35,8 @@ def list_(
     quiet: cli.QuietOption = False,
 ) -> None:
     """List the stores in and below a folder: complete, unfinished, damaged."""
+    from isae.store.listing import describe_list, list_stores
+
     stores = list_stores(folder)
     results = {"folder": folder, "stores": stores}
     cli.finish(results, as_json=as_json, lines=lambda: describe_list(stores))
@@ -57,6 +52,9 @@ def head(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Show rows of a layer: their image, place and largest channels."""
+    from isae.store.listing import describe_rows, first_rows
+    from isae.store.reader import open_store
+
     opened = open_store(store)
     rows = first_rows(opened, layer, count, row)
     results = {"store": store, "layer": layer, "of_rows": opened.layer(layer).rows, "rows": rows}
@@ -85,6 +83,9 @@ def merge(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Make one new store of several: all their images, all rows shuffled anew."""
+    from isae.store.merge import MergeConfig, merge_stores
+    from isae.store.summary import describe, summarise
+
     _check_one(overwrite, resume)
     config = MergeConfig(tuple(stores), out, seed, codec, scratch, keep_copies)
     made = merge_stores(config, overwrite=overwrite, resume=resume, reporter=cli.reporter(quiet))
@@ -140,6 +141,11 @@ def convert(
     quiet: cli.QuietOption = False,
 ) -> None:
     """Write a store as npy, safetensors or plain Zarr, or make one of caches made elsewhere."""
+    from isae.store.convert import describe_export, export
+    from isae.store.import_arrays import import_arrays
+    from isae.store.import_config import ImportConfig
+    from isae.store.summary import describe, summarise
+
     _check_one(overwrite, resume)
     if (to is None) == (from_ is None):
         raise ConfigError("expected one of --to and --from, found both or neither; give one")

@@ -98,6 +98,13 @@ def test_programs_are_installed_and_know_their_version(program: str) -> None:
     assert "Usage" in subprocess.run([path, "--help"], capture_output=True, text=True).stdout
 
 
+@pytest.mark.parametrize("package", ["store", "train", "analysis", "benchmarks"])
+def test_help_does_not_wait_for_torch(package: str) -> None:
+    code = f"import sys, isae.{package}.cli; print(sorted({{'torch', 'zarr'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_progress_counts_and_says_the_eta() -> None:
     stream = io.StringIO()
     with Reporter(stream=stream).task(10, "working", "things") as meter:
