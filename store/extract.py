@@ -14,9 +14,9 @@ import torch
 
 from isae.errors import ConfigError, DataError, unknown_name
 from isae.images import ImageBatch
-from isae.inception import LayerInfo, Network
+from isae.inception import CHUNK, LayerInfo, Network
 from isae.store.cuts import row_keys
-from isae.store.extrema import largest_sizes
+from isae.store.extrema import all_finite
 from isae.store.images_table import Split
 from isae.store.positions import (
     Ints,
@@ -30,6 +30,7 @@ from isae.store.segments import GridRows
 
 ROW_HEAD = 28
 """Bytes of a row's key and place, with a checksum of each."""
+GPU_THREADS = 2
 ROW_SUM = 4
 """And of a checksum of each layer's numbers."""
 
@@ -82,8 +83,6 @@ class Extractor:
     ) -> None:
         self.network, self.grids, self.rule = network, grids, rule
         self.seed, self.split, self.dtype = seed, split, dtype
-        self.threads = torch.get_num_threads()
-        """Of the forward pass."""
         self.layers = [name for grid in grids for name in grid.channels]
         self.wanted = list(self.layers)
         if rule.norm_layer is not None:
@@ -102,11 +101,26 @@ class Extractor:
         """At most so many bytes all rows of an image take, with keys and places."""
         return sum(self.rows_per_image(g) * g.row_bytes(self.dtype.itemsize) for g in self.grids)
 
-    def maps(self, batch: ImageBatch) -> dict[str, torch.Tensor]:
+    @property
+    def threads(self) -> int:
+        """Threads that extract pieces at the same time; each has one thread of torch's.
+
+        On a GPU one copies its rows out while the pass of the other runs.
+        """
+        return torch.get_num_threads() if self.network.device.type == "cpu" else GPU_THREADS
+
+    def pieces(self, batch: ImageBatch) -> list[tuple[Ints, torch.Tensor]]:
+        """(indices [P], pixels [P, 3, H, W]) of what one thread takes at once."""
+        images_B = np.asarray(batch.indices, dtype=np.int64)
+        size = CHUNK if self.network.device.type == "cpu" else max(len(images_B), 1)
+        return [
+            (images_B[at : at + size], batch.pixels_BCHW[at : at + size])
+            for at in range(0, len(images_B), size)
+        ]
+
+    def maps(self, pixels_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
         """The forward pass: maps [B, C, H, W] of the layers that `rows` needs."""
-        if not len(batch.indices):
-            return {}
-        return self.network.activations(batch.pixels_BCHW, self.wanted)
+        return self.network.activations(pixels_BCHW, self.wanted)
 
     def rows(self, images_B: Ints, maps: Mapping[str, torch.Tensor]) -> dict[int, GridRows]:
         """The rows of one batch by the grid's stride, in order of image, y, x."""
@@ -148,7 +162,7 @@ class Extractor:
             values = values.index_select(0, chosen_R.to(values.device))
         stored = values.to(self.dtype).cpu()
         rows: npt.NDArray[np.generic] = stored.numpy()
-        if not np.isfinite(largest_sizes(rows)).all():
+        if not all_finite(rows):
             bad = int(torch.nonzero(~torch.isfinite(stored).all(dim=1))[0])
             raise _not_finite(name, int(image_R[bad]), values[bad].float())
         return rows

@@ -16,6 +16,14 @@ Array = npt.NDArray[Any]
 _BITS: dict[int, Any] = {2: np.uint16, 4: np.uint32}
 
 
+def all_finite(rows_RC: Array) -> bool:
+    """Whether every number of C-contiguous float16 or float32 rows is finite."""
+    kind = _BITS[rows_RC.dtype.itemsize]
+    infinity = np.asarray(np.inf, dtype=rows_RC.dtype).view(kind)
+    largest = _largest_of_all(rows_RC.reshape(-1).view(kind), kind(np.iinfo(kind).max >> 1))
+    return bool(largest < infinity)
+
+
 def largest_sizes(rows_RC: Array) -> Array:
     """max_r |x_rc| of float16 or float32 rows, in their dtype [C]; 0 without rows.
 
@@ -35,3 +43,11 @@ def _largest(bits_RC: Array, mask: int, largest_C: Array) -> None:
     for row in range(bits_RC.shape[0]):
         for c in range(bits_RC.shape[1]):
             largest_C[c] = max(largest_C[c], bits_RC[row, c] & mask)
+
+
+@compiled(nogil=True)
+def _largest_of_all(bits_N: Array, mask: int) -> int:
+    largest = bits_N.dtype.type(0)
+    for i in range(bits_N.size):
+        largest = max(largest, bits_N[i] & mask)
+    return int(largest)

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from isae.ahead import ahead
 from isae.errors import StoreError
 from isae.files import write_bytes
 from isae.images import BadImage, decode_batches
@@ -33,7 +32,7 @@ from isae.store.origin import Origin, Part
 from isae.store.places import LocalPlace
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.positions import PositionRule
-from isae.store.segmenting import cut_out, forward, joined
+from isae.store.segmenting import Rows, extracted, joined
 from isae.store.segments import U64, GridRows, Segment, SegmentFile, write_segment
 from isae.store.threads import in_threads
 from isae.store.units import UnitMaker, make_unit
@@ -201,16 +200,23 @@ def _rows(
         return
     config, size = part.config, part.manifest["size"]
     batches = decode_batches(part.source, size, config.batch_size, config.workers, indices=images)
-    stages = ahead(cut_out(extractor, ahead(forward(extractor, batches), 1)), 1)
+    stages = extracted(extractor, batches)
     try:
-        for batch, rows in stages:
+        for batch, pieces in stages:
             origin.stop.check()
             _check_readable(batch.bad, piece.readable)
             count = len(batch.indices) + len(batch.bad)
-            yield count, rows
+            yield count, _whole(extractor, pieces)
             meter.advance(count)
     finally:
         stages.close()  # type: ignore[attr-defined]
+
+
+def _whole(extractor: Extractor, pieces: Rows) -> Mapping[int, GridRows]:
+    return {
+        grid.stride: joined([one[grid.stride] for one in pieces], grid.channels, extractor.dtype)
+        for grid in extractor.grids
+    }
 
 
 def _write_segments(

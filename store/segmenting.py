@@ -6,15 +6,16 @@ Shapes: S images of a segment.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
-from isae.ahead import ahead
 from isae.images import BadImage, BadImageTally, ImageBatch, decode_batches, default_max_bad
 from isae.interrupts import Interrupts
 from isae.progress import Meter, Reporter
@@ -22,6 +23,7 @@ from isae.store.describe import Counts
 from isae.store.extract import Extractor
 from isae.store.extrema import largest_sizes
 from isae.store.plan import Plan
+from isae.store.positions import Ints
 from isae.store.segment_watch import bad_of, usable_segments, watched
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
 
@@ -94,7 +96,7 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
         _Writer(plan) as writer,
     ):
         meter.skip_to(total - len(indices))
-        stages = ahead(cut_out(plan.extractor, ahead(forward(plan.extractor, batches), 1)), 1)
+        stages = extracted(plan.extractor, batches)
         try:
             for number in todo:
                 collector = _fill(plan, spans[number], stages, (tally, meter, reporter, stop))
@@ -108,43 +110,71 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
     counts.extract_seconds = time.monotonic() - started
 
 
-def forward(
-    extractor: Extractor, batches: Iterator[ImageBatch]
-) -> Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]]:
-    """Every batch with its maps; ends `batches` when it is ended itself.
+Rows = list[dict[int, GridRows]]
+"""The rows of a batch, piece by piece."""
+_Coming = tuple[ImageBatch, list[Future[dict[int, GridRows]]]]
 
-    Runs in a thread of its own, for which torch's number of threads is set: torch would give a new
-    thread what was last set in any other.
+
+def extracted(
+    extractor: Extractor, batches: Iterator[ImageBatch]
+) -> Iterator[tuple[ImageBatch, Rows]]:
+    """Every batch with its rows, in order; ends `batches` when it is ended itself.
+
+    Threads take pieces of this batch and of those after it, so none waits for the end of a batch.
+    Each has one thread of torch's: more would wait for each other after every small operation, and
+    take processors from decoding and writing while they do.
     """
-    torch.set_num_threads(extractor.threads)
+    threads = extractor.threads
+    waiting: deque[_Coming] = deque()
+    pool = ThreadPoolExecutor(
+        threads, "isae-extract", initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+    def rows_of(images: Ints, pixels: torch.Tensor) -> dict[int, GridRows]:
+        return extractor.rows(images, extractor.maps(pixels))
+
     try:
-        for batch in batches:
-            yield batch, extractor.maps(batch)
+        for batch, error in _with_error(batches):
+            if batch is not None:
+                pieces = extractor.pieces(batch)
+                waiting.append((batch, [pool.submit(rows_of, *piece) for piece in pieces]))
+            least = 2 * threads if error is None and batch is not None else 0
+            while waiting and _behind_first(waiting) >= least:
+                yield _whole(waiting.popleft())
+            if error is not None:
+                raise error
     finally:
+        pool.shutdown(wait=True, cancel_futures=True)
         batches.close()  # type: ignore[attr-defined]
 
 
-def cut_out(
-    extractor: Extractor, stages: Iterator[tuple[ImageBatch, dict[str, torch.Tensor]]]
-) -> Iterator[tuple[ImageBatch, dict[int, GridRows]]]:
-    """Every batch with its rows; ends `stages` when it is ended itself.
-
-    Runs in a thread of its own, with one thread for torch: more would spin on after every small
-    operation and take the processor from the forward pass.
-    """
-    torch.set_num_threads(1)
+def _with_error(
+    batches: Iterator[ImageBatch],
+) -> Iterator[tuple[ImageBatch | None, BaseException | None]]:
+    """The batches, then nothing, or the error that ended them: what came before it is not lost."""
     try:
-        for batch, maps in stages:
-            images = np.asarray(batch.indices, dtype=np.int64)
-            yield batch, extractor.rows(images, maps) if len(images) else {}
-    finally:
-        stages.close()  # type: ignore[attr-defined]
+        for batch in batches:
+            yield batch, None
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        yield None, error
+    else:
+        yield None, None
+
+
+def _behind_first(waiting: Sequence[_Coming]) -> int:
+    return sum(len(futures) for _, futures in islice(waiting, 1, None))
+
+
+def _whole(coming: _Coming) -> tuple[ImageBatch, Rows]:
+    return coming[0], [future.result() for future in coming[1]]
 
 
 def _fill(
     plan: Plan,
     span: tuple[int, int],
-    stages: Iterator[tuple[ImageBatch, dict[int, GridRows]]],
+    stages: Iterator[tuple[ImageBatch, Rows]],
     watch: tuple[BadImageTally, Meter, Reporter, Interrupts],
 ) -> _Collector:
     """The rows of images [start, stop)."""
@@ -159,7 +189,7 @@ def _fill(
             reporter.warn(f"skipped {bad.name}: {bad.reason}")
         images = np.asarray(batch.indices, dtype=np.int64)
         if len(images):
-            collector.parts.append(rows)
+            collector.parts += rows
             collector.sizes_S2[images - span[0]] = batch.sizes_B2
         collector.bad += batch.bad
         attempted = len(images) + len(batch.bad)

@@ -63,7 +63,7 @@ class Accumulator:
         self.pending.append(rows_RC)
         self.pending_rows += len(rows_RC)
         if self.pending_rows >= BLOCK_ROWS:
-            rows = np.concatenate(self.pending)
+            rows = self.pending[0] if len(self.pending) == 1 else np.concatenate(self.pending)
             whole = len(rows) // BLOCK_ROWS * BLOCK_ROWS
             for start in range(0, whole, BLOCK_ROWS):
                 self._add_block(rows[start : start + BLOCK_ROWS])
@@ -112,11 +112,14 @@ class Accumulator:
     def _add_block(self, rows_RC: npt.NDArray[np.generic]) -> None:
         # torch converts float16 several times faster than NumPy.
         block = torch.from_numpy(np.ascontiguousarray(rows_RC)).float().numpy()
-        sum_C, square_C, max_C, nonzero_C = np.zeros((4, block.shape[1]))
+        channels = block.shape[1]
+        sum_C, square_C = np.zeros((2, channels))
+        max_C = np.full(channels, -np.inf, dtype=np.float32)
+        nonzero_C = np.zeros(channels, dtype=np.int32)
         _sum_block(block, sum_C, square_C, max_C, nonzero_C)
         size = len(block)
         mean_C, m2_C = block[0] + sum_C / size, square_C - sum_C**2 / size
-        self._join(size, mean_C, m2_C, max_C, nonzero_C)
+        self._join(size, mean_C, m2_C, max_C.astype(np.float64), nonzero_C.astype(np.float64))
 
     def _join(
         self, size: int, mean_C: Floats, m2_C: Floats, max_C: Floats, nonzero_C: Floats
@@ -137,20 +140,40 @@ def _sum_block(
     rows_RC: npt.NDArray[np.float32],
     sum_C: Floats,
     square_C: Floats,
-    max_C: Floats,
-    nonzero_C: Floats,
+    max_C: npt.NDArray[np.float32],
+    nonzero_C: npt.NDArray[np.int32],
 ) -> None:
-    """Sums and sums of squares about the first row, maxima and non-zero counts, in one pass."""
+    """Sums and sums of squares about the first row, maxima and non-zero counts, in one pass.
+
+    Four rows at once: what takes the time is loading and storing the sums.
+    """
     rows, channels = rows_RC.shape
-    max_C[:] = -np.inf
-    for row in range(rows):
+    fours = rows // 4 * 4
+    for row in range(0, fours, 4):
         for c in range(channels):
-            value = np.float64(rows_RC[row, c])
-            offset = value - np.float64(rows_RC[0, c])
+            first = np.float64(rows_RC[0, c])
+            a, b, d, e = (
+                rows_RC[row, c],
+                rows_RC[row + 1, c],
+                rows_RC[row + 2, c],
+                rows_RC[row + 3, c],
+            )
+            p, q = np.float64(a) - first, np.float64(b) - first
+            s, t = np.float64(d) - first, np.float64(e) - first
+            sum_C[c] += (p + q) + (s + t)
+            square_C[c] += (p * p + q * q) + (s * s + t * t)
+            max_C[c] = max(max(max_C[c], max(a, b)), max(d, e))
+            nonzero_C[c] += (
+                np.int32(a != 0) + np.int32(b != 0) + np.int32(d != 0) + np.int32(e != 0)
+            )
+    for row in range(fours, rows):
+        for c in range(channels):
+            value = rows_RC[row, c]
+            offset = np.float64(value) - np.float64(rows_RC[0, c])
             sum_C[c] += offset
             square_C[c] += offset * offset
             max_C[c] = max(max_C[c], value)
-            nonzero_C[c] += value != 0.0
+            nonzero_C[c] += np.int32(value != 0)
 
 
 def save_statistics(path: Path, statistics: dict[str, ChannelStatistics]) -> None:

@@ -2,6 +2,6 @@
 
 from isae.inception.layers import LayerInfo, layer_table
 from isae.inception.loading import load_model
-from isae.inception.network import Network, WeightsInfo
+from isae.inception.network import CHUNK, Network, WeightsInfo
 
-__all__ = ["LayerInfo", "Network", "WeightsInfo", "layer_table", "load_model"]
+__all__ = ["CHUNK", "LayerInfo", "Network", "WeightsInfo", "layer_table", "load_model"]

@@ -136,6 +136,8 @@ class Network(nn.Module):
                 return function(self._prepared(chunk))
 
         threads = torch.get_num_threads()
+        if threads == 1:  # the caller has threads of its own
+            return [work(chunk) for chunk in self._chunks(images_BCHW)]
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, self._chunks(images_BCHW)))
 
