@@ -1,7 +1,7 @@
 """Rows of one array of a store, every chunk checked before it is given out.
 
 Nothing is read that was not checked: every chunk carries a CRC-32C, the shard's index another, the
-metadata file a SHA-256 in the manifest, and a shard that is missing or has another size than the
+metadata file a hash in the manifest, and a shard that is missing or has another size than the
 manifest says is an error. (Zarr alone would return the fill value for a missing shard.)
 
 Shapes: R rows, C columns.
@@ -9,7 +9,6 @@ Shapes: R rows, C columns.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isae.errors import CodecError, StoreCorruptError
+from isae.store.file_hash import fits
 from isae.store.layout import metadata_file, shard_key
 from isae.store.place import Place, Stamp
 from isae.store.quantise import ATTRIBUTE, Quantiser
@@ -126,9 +126,9 @@ class StoredArray:
         except FileNotFoundError as error:
             self.check_mark()
             raise damaged(f"{self.place.url}/{key}", "no file") from error
-        if key not in files or hashlib.sha256(data).hexdigest() != files[key]["sha256"]:
+        if key not in files or not fits(data, files[key]):
             self.check_mark()
-            raise damaged(f"{self.place.url}/{key}", "another SHA-256 than the manifest's")
+            raise damaged(f"{self.place.url}/{key}", "another hash than the manifest's")
         metadata: dict[str, Any] = json.loads(data)
         return metadata
 

@@ -21,7 +21,7 @@ import torch
 from isae.errors import StoreCorruptError, StoreError
 from isae.interrupts import Interrupts
 from isae.progress import QUIET, Reporter
-from isae.store import manifest
+from isae.store import file_hash, manifest
 from isae.store.codecs import CodecChoice, named_codec
 from isae.store.cuts import Runs, read_cuts, write_cuts
 from isae.store.error_sums import ErrorSums
@@ -128,7 +128,7 @@ def commit(
         make(path)
         data = path.read_bytes()
         place.write(key, data)
-        files[key] = manifest.entry(data)
+        files[key] = file_hash.entry(data)
     assembly.stop.check()
     # What a killed --overwrite had not removed yet.
     stored = place.keys()
@@ -254,7 +254,7 @@ def _write_metadata(assembly: Assembly, forms: Sequence[GridForm]) -> manifest.F
     for key, value in metadata_files(assembly.grids, forms).items():
         data = manifest.as_json(value)
         assembly.place.write(key, data)
-        files[key] = manifest.entry(data)
+        files[key] = file_hash.entry(data)
     return files
 
 

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from isae.errors import StoreError
 from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Reporter
-from isae.store import manifest
+from isae.store import file_hash, manifest
 from isae.store.array import StoredArray
 from isae.store.assemble import Assembled, Assembly, commit, metadata_files
 from isae.store.claim import claimed
@@ -159,7 +159,7 @@ def _write(store: Store, job: Recoding, reporter: Reporter, stop: Interrupts) ->
 
     def put(key: str, data: bytes) -> None:
         job.place.write(key, data)
-        files[key] = manifest.entry(data)
+        files[key] = file_hash.entry(data)
 
     def recode(task: _Task) -> int:
         start = task.shard * task.form.shard_rows

@@ -13,12 +13,12 @@ Shapes: R rows of a segment, C channels.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from isae.config import check, to_json
 from isae.errors import ConfigError, DataError, StoreError
@@ -40,7 +40,7 @@ from isae.store.layout import IMAGES, grid_group
 from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.row_files import BFLOAT16, RowFiles, npy_rows, safetensors_rows
-from isae.store.segments import GridRows, Segment, SegmentFile
+from isae.store.segments import GridRows, Segment, SegmentFile, as_bytes
 from isae.store.summary import UNKNOWN
 from isae.store.verify import IMPORTED
 from isae.store.work import Work
@@ -136,7 +136,7 @@ class ArrayRows:
         total, count = len(self.rows), self.segments
         start, stop = total * number // count, total * (number + 1) // count
         values_RC = self.rows.read(start, stop)
-        sha256 = hashlib.sha256(values_RC.data).hexdigest()
+        values_hash = blake3(as_bytes(values_RC)).hexdigest()
         place_R3 = self.index.read(start, stop)
         image, y, x = place_R3.astype(np.int64).T
         key_R = row_keys(
@@ -145,7 +145,7 @@ class ArrayRows:
         values = {self.config.layer: self._stored(values_RC, start)}
         grids = {self.grid.stride: GridRows(key_R, place_R3, values)}
         segment = Segment(grids, np.empty((0, 2), dtype=np.int32))
-        segment.facts = {"train_rows": train_rows(segment), "sha256": sha256}
+        segment.facts = {"train_rows": train_rows(segment), "hash": values_hash}
         return segment
 
     def check_unchanged(self) -> None:
@@ -260,7 +260,7 @@ class ArrayRows:
         if self.meta is not None:
             return {**self.meta["images"], **used}
         hashes = [self.rows.columns, self.rows.kind]
-        hashes += [segment.facts["sha256"] for segment in segments]
+        hashes += [segment.facts["hash"] for segment in segments]
         return {
             "spec": str(Path(self.config.source).absolute()),
             "kind": IMPORTED,

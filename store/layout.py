@@ -8,7 +8,7 @@ STORE/
   stride16/mixed4a/           [rows, channels], one array per layer; c/0/0, c/1/0, ... its shards
   images.parquet              one row an image: name, label, split, width, height, factors
   statistics.safetensors      per-channel statistics of the training images' rows
-  manifest.json               how the store was made, and size and SHA-256 of every file above
+  manifest.json               how the store was made, and size and BLAKE3 of every file above
   manifest.backup.json        the same again, for `isae-store repair`
   COMPLETE                    SHA-256 of manifest.json; without it the store is unfinished
   building.json               while it is built: who does
@@ -28,9 +28,12 @@ from __future__ import annotations
 
 import re
 
-FORMAT, FORMAT_VERSION = "isae-store", 2
-READABLE = (1, 2)
-"""Format versions that can be read; 1 has no backup of the manifest and no units in it."""
+FORMAT, FORMAT_VERSION = "isae-store", 3
+READABLE = (1, 2, 3)
+REPAIRABLE = (2, 3)
+"""Format versions that can be read, and repaired. 1 has no backup of the manifest and no units in
+it; 1 and 2 have SHA-256 instead of BLAKE3.
+"""
 MANIFEST, BACKUP, COMPLETE = "manifest.json", "manifest.backup.json", "COMPLETE"
 BUILDING, WORK = "building.json", "work"
 IMAGES, STATISTICS, INDEX = "images.parquet", "statistics.safetensors", "index"

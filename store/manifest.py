@@ -17,6 +17,7 @@ from typing import Any
 
 import isae
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
+from isae.store.file_hash import stated_hash
 from isae.store.layout import (
     BACKUP,
     COMPLETE,
@@ -50,11 +51,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def entry(data: bytes) -> dict[str, Any]:
-    """What the manifest says of a file."""
-    return {"bytes": len(data), "sha256": digest(data)}
-
-
 def as_json(value: Any) -> bytes:
     """Indented JSON; NaN and infinity are refused (not JSON)."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
@@ -62,7 +58,7 @@ def as_json(value: Any) -> bytes:
 
 def content_id(files: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over all data files' paths and hashes: equal ids are equal contents."""
-    text = "\n".join(f"{path} {files[path]['sha256']}" for path in sorted(files))
+    text = "\n".join(f"{path} {stated_hash(files[path])}" for path in sorted(files))
     return digest(text.encode())
 
 

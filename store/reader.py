@@ -1,7 +1,7 @@
 """Read a store: `open_store(path)`.
 
 Nothing is given out that was not checked: chunks and the indexes of shards carry checksums, small
-files are compared with the manifest's SHA-256, the manifest with the completion mark's.
+files are compared with the manifest's hashes, the manifest with the completion mark's.
 A file that was replaced since is read only if the mark is still the same: it could be another
 store's.
 """
@@ -24,6 +24,7 @@ from isae.errors import StoreError, unknown_name
 from isae.store import manifest
 from isae.store.array import Rows, StoredArray, damaged, row_numbers
 from isae.store.feed import Feed, arrays, tensors
+from isae.store.file_hash import fits
 from isae.store.layout import IMAGES, INDEX, STATISTICS
 from isae.store.lookup import RowsByPlace, places_on
 from isae.store.places import open_place
@@ -133,14 +134,12 @@ class Store:
 
     def checked_file(self, name: str) -> bytes:
         """A small file of the store that lies outside of arrays; StoreCorruptError if it is
-        missing, or has another SHA-256 than the manifest's.
+        missing, or has another hash than the manifest's.
         """
         data = manifest.maybe(self.place, name)
-        if data is None or manifest.digest(data) != self.manifest["files"][name]["sha256"]:
+        if data is None or not fits(data, self.manifest["files"][name]):
             self._check_mark()
-            raise damaged(
-                f"{self.place.url}/{name}", "no file or another SHA-256 than the manifest's"
-            )
+            raise damaged(f"{self.place.url}/{name}", "no file or another hash than the manifest's")
         return data
 
     def batches(

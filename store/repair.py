@@ -1,6 +1,6 @@
 """`isae-store repair`: make anew just those files of a store that are missing or damaged.
 
-Every file's SHA-256 is in the manifest, of which there are two copies, and the completion mark is
+Every file's hash is in the manifest, of which there are two copies, and the completion mark is
 the manifest's own SHA-256: any two of these three that agree are taken for right.
 """
 
@@ -34,7 +34,7 @@ def repair_store(
 
     Raises StoreError if there is no store, if a build or another repair is at work in it, if
     manifest and mark are beyond repair, if the images are not the same any more, or if what was
-    made anew has another SHA-256 (other versions or another processor): such a file is not written.
+    made anew has another hash (other versions or another processor): such a file is not written.
     Files that were mended before the error stay mended. With `dry_run` nothing is written.
     """
     place = open_place(path)

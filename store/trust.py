@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
 from isae.store import manifest
-from isae.store.layout import BACKUP, COMPLETE, FORMAT_VERSION, MANIFEST
+from isae.store.layout import BACKUP, COMPLETE, MANIFEST, REPAIRABLE
 from isae.store.places import Place
 from isae.store.plan import work_folder
 from isae.store.work import Work
@@ -77,9 +77,9 @@ def check_can_repair(place: Place, found: manifest.Manifest, roots: Mapping[str,
 
     `roots` is what `trusted_manifest` found wrong.
     """
-    if found.get("format_version") != FORMAT_VERSION:
+    if found.get("format_version") not in REPAIRABLE:
         raise StoreError(
-            f"expected a store of format {FORMAT_VERSION} in {place.url}, found "
+            f"expected a store of format {' or '.join(map(str, REPAIRABLE))} in {place.url}, found "
             f"{found.get('format_version')}, which cannot be repaired; build it again"
         )
     check_finished(place, found, roots)

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from isae.errors import StoreCorruptError, StoreError
 from isae.store.cuts import Ints, read_cuts
 from isae.store.error_sums import ErrorSums
+from isae.store.file_hash import entry, fits
 from isae.store.layout import INDEX, grid_group, shard_key
-from isae.store.manifest import entry
 from isae.store.places import Place
 from isae.store.quantise import Quantiser
 from isae.store.segments import SegmentFile, sorting, write_tensors
@@ -78,7 +78,7 @@ class UnitMaker:
     def _is_there(self, key: str, expected: Mapping[str, Any], stamp: str | None) -> bool:
         if self.place.local is None:
             return bool(stamp) and self.place.stamp(key) == (int(expected["bytes"]), stamp)
-        return {**expected, **entry(self.place.read(key))} == dict(expected)
+        return fits(self.place.read(key), expected)
 
     def make(self, number: int) -> int:
         """Write all files of a unit, then the mark that it is done; its rows."""

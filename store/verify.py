@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from isae.errors import IsaeError, StoreCorruptError, StoreError, StoreIncomplet
 from isae.progress import QUIET, Reporter
 from isae.store import manifest
 from isae.store.array import StoredArray
+from isae.store.file_hash import hash_name, new_hasher, stated_hash
 from isae.store.images_table import HOLDOUT, TRAIN
 from isae.store.layout import BACKUP, COMPLETE, IMAGES, INDEX, MANIFEST, READABLE, is_data
 from isae.store.places import Place, open_place
@@ -35,7 +35,7 @@ IMPORTED = "imported"
 def verify_store(path: str | Path, *, reporter: Reporter = QUIET) -> list[str]:
     """Every problem found in a store, one line each; an empty list means that it is whole.
 
-    Checked: the completion mark; both copies of the manifest; the size and SHA-256 of every file;
+    Checked: the completion mark; both copies of the manifest; the size and hash of every file;
     files that should not be there; that every chunk decodes; shapes and counts; that the index
     names images of the right split and cells of the grid, each once, the same in all grids; finite
     activations; the statistics, computed anew. A damaged mark or manifest hides nothing: the rest
@@ -109,27 +109,27 @@ def damaged_files(
 
 def _file_damage(place: Place, name: str, expected: Mapping[str, Any]) -> str | None:
     try:
-        size, digest = hashed(place, name)
+        size, found = hashed(place, name, hash_name(expected))
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return error.strerror or str(error)
     if size != expected["bytes"]:
         return f"{size} bytes instead of {expected['bytes']}"
-    if digest != expected["sha256"]:
-        return "contents changed (SHA-256 differs)"
+    if found != stated_hash(expected):
+        return "contents changed (its hash differs)"
     return None
 
 
-def hashed(place: Place, name: str) -> tuple[int, str]:
-    """Length and SHA-256 of a file, in bounded memory; FileNotFoundError if there is none."""
-    digest, size = hashlib.sha256(), 0
+def hashed(place: Place, name: str, kind: str) -> tuple[int, str]:
+    """Length and hash of a file, in bounded memory; FileNotFoundError if there is none."""
+    hasher, size = new_hasher(kind), 0
     while True:
         block = place.read(name, size, size + HASH_BLOCK)
-        digest.update(block)
+        hasher.update(block)
         size += len(block)
         if len(block) < HASH_BLOCK:
-            return size, digest.hexdigest()
+            return size, hasher.hexdigest()
 
 
 def _check_contents(store: Store, reporter: Reporter) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError, UnknownNameError
-from isae.store import assemble, layout, manifest, open_store, verify_store
+from isae.store import assemble, file_hash, layout, manifest, open_store, verify_store
 from isae.store.array import StoredArray
 from isae.store.codecs import named_codec
 from isae.store.places import open_place
@@ -32,7 +32,7 @@ def many_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[StoredArray, 
         contents[layout.shard_key("a", shard)] = encode_shard(form, part)
     for key, data in contents.items():
         place.write(key, data)
-    files = {key: manifest.entry(data) for key, data in contents.items()}
+    files = {key: file_hash.entry(data) for key, data in contents.items()}
     return StoredArray(place, "a", files), values
 
 
@@ -219,7 +219,7 @@ def test_verify_compares_the_parts_with_each_other(copied: Path) -> None:
     save_statistics(copied / "statistics.safetensors", {**good, "mixed4a": wrong})
     whole = dict(store.manifest)
     data = (copied / "statistics.safetensors").read_bytes()
-    files = {**whole.pop("files"), "statistics.safetensors": manifest.entry(data)}
+    files = {**whole.pop("files"), "statistics.safetensors": file_hash.entry(data)}
     (copied / "COMPLETE").unlink()
     del whole["content_id"]
     manifest.finish(open_place(copied), whole, files)

@@ -376,7 +376,7 @@ def test_files_that_can_be_mended_are_mended_before_the_error(
         remove(place, key)
     changed = json.loads((copied / MANIFEST).read_bytes())
     files = changed["files"]
-    files[keys[0]]["sha256"] = files[keys[1]]["sha256"]
+    files[keys[0]]["blake3"] = files[keys[1]]["blake3"]
     changed["content_id"] = manifest.content_id(files)
     data = manifest.as_json(changed)
     for key, value in ((MANIFEST, data), (BACKUP, data), (COMPLETE, manifest.mark_of(data))):

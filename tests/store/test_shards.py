@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from isae.errors import CodecError, StoreCorruptError
 from isae.store.array import StoredArray
 from isae.store.codecs import named_codec
-from isae.store.manifest import as_json, entry
+from isae.store.file_hash import entry
+from isae.store.manifest import as_json
 from isae.store.places import Place, open_place
 from isae.store.shards import ABSENT, ShardFormat, decode_index, encode_shard
 

@@ -15,7 +15,8 @@ from isae.store.array import StoredArray
 from isae.store.codecs import named_codec
 from isae.store.cuts import Runs, row_keys, write_cuts
 from isae.store.error_sums import ErrorSums
-from isae.store.manifest import as_json, entry
+from isae.store.file_hash import entry
+from isae.store.manifest import as_json
 from isae.store.places import open_place
 from isae.store.quantise import QUANTISED, Quantiser, scales
 from isae.store.segments import GridRows, Segment, SegmentFile, write_segment

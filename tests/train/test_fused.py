@@ -84,13 +84,14 @@ def test_three_steps_equal_the_reference(case: str, device: torch.device) -> Non
         assert float((ours.params[name] - value).abs().mean()) <= 2e-6
 
 
-def test_thirty_steps_follow_the_reference_s_loss(device: torch.device) -> None:
-    few = {"latents": N // 2, "k": 3, "dead_rows": 240}
-    _, ours = trained("triton", 30, device, **few)
-    _, want = trained("reference", 30, **few)
-    assert ours == pytest.approx(want, rel=2e-3)
-    # Thirty steps are few, and the first loss is low: the encoder starts at a good scale.
-    assert ours[-1] < 0.86 * ours[0]
+def test_a_dozen_steps_follow_the_reference_s_loss(device: torch.device) -> None:
+    few = {"latents": N // 2, "k": 3, "dead_rows": 144}  # latents are dead from the sixth step on
+    _, ours = trained("triton", 12, device, **few)
+    _, want = trained("reference", 12, **few)
+    assert ours == pytest.approx(want, rel=1e-3)
+    fall = want[0] - want[-1]
+    assert fall > 0.02 * want[0]  # far above the rounding that the line before allows
+    assert ours[0] - ours[-1] == pytest.approx(fall, rel=0.05)
 
 
 def hand_step(
@@ -154,8 +155,8 @@ def test_clipped_steps_equal_the_documented_formula(
 
 @pytest.mark.parametrize("case", ["topk", "topk, more dead than k_aux"])
 def test_bfloat16_copies_follow_within_their_precision(case: str, device: torch.device) -> None:
-    state, ours = trained("triton", 6, device, low=True, **CASES[case])
-    _, want = trained("reference", 6, **CASES[case])
+    state, ours = trained("triton", 4, device, low=True, **CASES[case])
+    _, want = trained("reference", 4, **CASES[case])
     # Operands are rounded to 8 bits; an FVU near 1/2 sums many of them, signs mixed.
     assert ours == pytest.approx(want, rel=2.0**-6)
     assert state.params["W_dec"].dtype == torch.float32
