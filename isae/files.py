@@ -107,12 +107,15 @@ def sha256(path: Path) -> str:
 def swap_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a new folder beside `path`, then put it in the place of `path`.
 
-    A kill leaves the old folder, the new one, or none (for the instant between two renames),
-    never a mixture. A leftover of an earlier kill is removed first. Where `path` is a link, the
-    folder it leads to is replaced.
+    A kill leaves the old folder, the new one, or none (for the instant between two renames: the
+    next call first puts the old one back), never a mixture. Other leftovers of a kill, which are
+    named `.NAME.new` and `.NAME.old`, are removed first. Where `path` is a link, the folder it
+    leads to is replaced.
     """
     path = path.resolve()
     fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)

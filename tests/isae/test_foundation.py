@@ -107,6 +107,10 @@ def test_folders_are_swapped_whole(tmp_path: Path) -> None:
     files.swap_folder(target, lambda folder: (folder / "b").write_text("2") and None)
     assert [entry.name for entry in target.iterdir()] == ["b"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["results"]
+    target.rename(tmp_path / ".results.old")  # as a kill between the two renames leaves it
+    with pytest.raises(RuntimeError):
+        files.swap_folder(target, fail_half_way)
+    assert [entry.name for entry in target.iterdir()] == ["b"]
 
 
 def fail_half_way(folder: Path) -> None:
