@@ -29,6 +29,8 @@ def bars(result: Mapping[str, Any], *, training: bool) -> list[dict[str, Any]]:
     for part in result["build"]:
         name = f"build, {part['size']} pixels, {part['codec']}: share of the cores"
         found.append(_bar(name, BUILD_SHARE, _median(part["share"])))
+        name += ", all at once"
+        found.append(_bar(name, BUILD_SHARE, _median(part["share_every_core"])))
     for part in result["read"]:
         found += _of_reading(part)
     if training:

@@ -82,7 +82,8 @@ def build_lines(part: Mapping[str, Any]) -> list[str]:
         f"{part['wall_s']['median']:.1f} s (start {part['start_s']['median']:.1f})"[:WIDTH],
         f"  core-ms an image: {stages}; store's own {cost['own']:.2f}"[:WIDTH],
         f"  {part['share']['median']:.0%} of {part['cores']} cores doing that alone "
-        f"(p10 {part['share']['p10']:.0%}, p90 {part['share']['p90']:.0%})",
+        f"(p10 {part['share']['p10']:.0%}, p90 {part['share']['p90']:.0%}); "
+        f"all at once: {part['share_every_core']['median']:.0%}",
     ]
 
 

@@ -89,6 +89,13 @@ def test_a_build_is_judged_by_its_parts(here: None, tmp_path: Path) -> None:
     )
     ideal_s = 6e-3 * (cost["decode"] + cost["forward"] + cost["codec"]) / found["cores"]
     assert found["share"]["median"] == pytest.approx(ideal_s / found["wall_s"]["median"])
+    forward = found["rounds"][0]["forward"]
+    alone, together = (forward[name]["cpu_s_per_image"] for name in ("one_core", "every_core"))
+    assert forward["cpu_s_per_image"] == min(alone, together)
+    more_s = 6 * (together - min(alone, together)) / found["cores"]
+    assert found["share_every_core"]["median"] == pytest.approx(
+        (ideal_s + more_s) / found["wall_s"]["median"]
+    )
     assert open_store(tmp_path / "store").images.num_rows == 6
 
 
@@ -113,7 +120,7 @@ def test_a_damaged_build_has_no_share(
     assert build["fault"].startswith("images.parquet: ")
     assert found["failed"] == ["build, 64 pixels (small)"]
     assert found["read"] == []
-    assert [(bar["found"], bar["met"]) for bar in found["bars"]] == [(None, False)]
+    assert [(bar["found"], bar["met"]) for bar in found["bars"]] == [(None, False)] * 2
     table = store_tables.store_table(found).splitlines()
     assert max(map(len, table)) <= 80
     assert table[1].startswith("build, 64 pixels, codec small FAILED: images.parquet")
