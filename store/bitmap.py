@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +49,7 @@ from numcodecs.zstd import Zstd
 from isae.errors import CodecError
 from isae.store import bitmap_loops as loops
 from isae.store.byte_steps import has_instructions
+from isae.store.scratch import Scratch
 from isae.store.zstd_frames import decompress
 
 Bytes = npt.NDArray[np.uint8]
@@ -72,21 +72,7 @@ class Header:
     """Where the bitmap and every plane begin, and the end of the data."""
 
 
-class _Scratch(threading.local):
-    """Buffers of a thread, kept from chunk to chunk."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[str, Bytes] = {}
-
-    def take(self, name: str, count: int, kind: Any = np.uint8) -> npt.NDArray[Any]:
-        size = count * np.dtype(kind).itemsize
-        held = self.buffers.get(name)
-        if held is None or held.size < size:
-            held = self.buffers[name] = np.empty(size + size // 8 + 64, np.uint8)
-        return held[:size].view(kind)
-
-
-_scratch = _Scratch()
+_scratch = Scratch()
 
 
 def encode(values: npt.NDArray[Any], compressor: Zstd | None, planes: bool) -> bytes:
@@ -98,7 +84,7 @@ def encode(values: npt.NDArray[Any], compressor: Zstd | None, planes: bool) -> b
     flat_N = values.reshape(-1).view(f"u{size}")
     flat_N.flags.writeable = False  # so that loops are compiled once, not for each kind of array
     bitmap_B = _scratch.take("bitmap", bitmap_bytes(flat_N.size))
-    planes_PN = _scratch.take("planes", size * flat_N.size).reshape(size, flat_N.size)
+    planes_PN = _scratch.take("planes", (size, flat_N.size))
     count = _pack(flat_N, bitmap_B, planes_PN)
     parts = [_store(bitmap_B, compressor)]
     parts += [_store(plane_N[:count], compressor if planes else None) for plane_N in planes_PN]

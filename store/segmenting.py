@@ -24,8 +24,11 @@ from isae.store.extract import Extractor
 from isae.store.extrema import largest_sizes
 from isae.store.plan import Plan
 from isae.store.positions import Ints
+from isae.store.scratch import Scratch
 from isae.store.segment_watch import bad_of, usable_segments, watched
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
+
+_scratch = Scratch()
 
 
 @dataclass
@@ -45,7 +48,7 @@ class _Collector:
         grids, arrays = {}, {}
         for grid in plan.grids:
             mine = [part[grid.stride] for part in self.parts]
-            grids[grid.stride] = joined(mine, grid.channels, plan.extractor.dtype)
+            grids[grid.stride] = joined(mine, grid.channels, plan.extractor.dtype, _scratch)
         training = {
             str(stride): int((rows.key_R < HELD_OUT).sum()) for stride, rows in grids.items()
         }
@@ -60,15 +63,24 @@ class _Collector:
         return Segment(grids, self.sizes_S2, facts, arrays)
 
 
-def joined(parts: Sequence[GridRows], channels: Mapping[str, int], dtype: torch.dtype) -> GridRows:
-    """The rows of all `parts`, one after the other; of none, none."""
+def joined(
+    parts: Sequence[GridRows],
+    channels: Mapping[str, int],
+    dtype: torch.dtype,
+    scratch: Scratch | None = None,
+) -> GridRows:
+    """The rows of all `parts`, one after the other; of none, none.
+
+    With `scratch` the layers' rows are in its buffers.
+    """
     empty = np.dtype(str(dtype).removeprefix("torch."))
     key_R = np.concatenate([np.empty(0, dtype=np.uint64), *(part.key_R for part in parts)])
     place_R3 = np.concatenate([np.empty((0, 3), np.int32), *(part.place_R3 for part in parts)])
-    layers = {
-        name: np.concatenate([np.empty((0, size), empty), *(part.layers[name] for part in parts)])
-        for name, size in channels.items()
-    }
+    layers = {}
+    for name, size in channels.items():
+        out_RC = None if scratch is None else scratch.take(name, (len(key_R), size), empty)
+        arrays = [np.empty((0, size), empty), *(part.layers[name] for part in parts)]
+        layers[name] = np.concatenate(arrays, out=out_RC)
     return GridRows(key_R, place_R3, layers)
 
 

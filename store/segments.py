@@ -30,6 +30,7 @@ import numpy.typing as npt
 from isae.errors import StoreCorruptError, StoreError
 from isae.files import atomic_path
 from isae.store.checksum import crc32c, row_checksums
+from isae.store.scratch import Scratch
 from isae.store.tensor_header import header_text
 
 Array = npt.NDArray[Any]
@@ -75,6 +76,9 @@ class Segment:
     """And as arrays."""
 
 
+_scratch = Scratch()
+
+
 def write_segment(path: Path, segment: Segment) -> None:
     """Sort the rows of every grid by key and write the segment, whole or not at all."""
     tensors: dict[str, Array] = {"sizes": segment.sizes_S2.astype(np.int32), **segment.arrays}
@@ -83,7 +87,7 @@ def write_segment(path: Path, segment: Segment) -> None:
         tensors[f"{stride}.key"] = rows.key_R[order]
         tensors[f"{stride}.place"] = rows.place_R3[order]
         for name, values_RC in rows.layers.items():
-            tensors[name] = np.take(values_RC, order, axis=0)
+            tensors[name] = _scratch.sorted(name, values_RC, order)
     write_tensors(path, tensors, segment.facts)
 
 

@@ -23,12 +23,16 @@ from isae.store.file_hash import entry, fits
 from isae.store.layout import INDEX, grid_group, shard_key
 from isae.store.places import Place
 from isae.store.quantise import Quantiser
+from isae.store.scratch import Scratch
 from isae.store.segments import SegmentFile, sorting, write_tensors
 from isae.store.shards import ShardFormat, chunk_sums, encode_shard
 from isae.store.statistics import Accumulator
 from isae.store.work import Work
 
 Array = npt.NDArray[Any]
+
+
+_scratch = Scratch()
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,9 @@ class UnitMaker:
     ) -> dict[str, Any]:
         low, high, order = where
         kept = self.segments[0].dtype(name)
-        rows_RC = np.empty((len(order), form.columns), dtype=kept)
+        rows_RC = _scratch.take("rows", (len(order), form.columns), kept)
         self._read(name, low, high, rows_RC)
-        exact_RC = np.take(rows_RC, order, axis=0)
+        exact_RC = _scratch.sorted("sorted", rows_RC, order)
         training = max(0, min(len(order), self.form.train_rows - number * form.shard_rows))
         quantiser = self.form.quantisers.get(name)
         stored_RC = shown_RC = exact_RC
