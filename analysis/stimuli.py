@@ -223,7 +223,7 @@ def _waves(plan: StimulusPlan, field: float, family: str, least: float) -> Itera
     for colour in plan.colours:
         hue = HUES.get(colour, NAN)
         grey = colour == "grey"
-        look = {"hue": hue, "saturation": 0.0 if grey else 0.9, "lightness": 0.5}
+        look: dict[str, Any] = {"hue": hue, "saturation": 0.0 if grey else 0.9, "lightness": 0.5}
         for cycles in plan.cycles:
             if cycles < least or field / cycles < SMALLEST_PERIOD:
                 continue

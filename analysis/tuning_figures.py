@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from isae.analysis.arrays import F64
+from isae.analysis.arrays import F64, I64
 from isae.analysis.effective_field import EffectiveField, ReadCell
 from isae.analysis.stimuli import FAMILIES, StimulusSet
 from isae.analysis.style import NULL_COLOUR, PALETTE, save, styled
@@ -17,6 +18,7 @@ from isae.analysis.tuning import MODES
 from isae.analysis.tuning_findings import TuningFindings
 
 _PER_FAMILY = 10
+_GAP = 4
 _SHOWN = 12
 
 
@@ -29,7 +31,7 @@ def write_tuning_figures(
     folder: Path,
 ) -> list[str]:
     """Write all figures of a layer into `folder` -> their names without suffix."""
-    figures = {
+    figures: dict[str, Callable[[], Figure]] = {
         "field": lambda: field_figure(layer, field, at),
         "stimuli": lambda: stimuli_figure(stimuli),
         "radial": lambda: radial_figure(layer, found),
@@ -61,41 +63,49 @@ def field_figure(layer: str, field: EffectiveField, at: ReadCell) -> Figure:
 
 
 def stimuli_figure(stimuli: StimulusSet) -> Figure:
-    """Some stimuli of each family, evenly spaced in the set's order."""
+    """Some stimuli of each family, evenly spaced in the set's order, as one picture."""
     family_S = stimuli.column("family")
     families = [name for name in FAMILIES if (family_S == name).any()]
-    figure = Figure(figsize=(_PER_FAMILY * 0.75 + 0.8, len(families) * 0.8), layout="constrained")
-    panels = figure.subplots(len(families), _PER_FAMILY, squeeze=False)
-    for row, name in zip(panels, families, strict=True):
+    pitch = stimuli.size + _GAP
+    sheet = np.full((len(families) * pitch, _PER_FAMILY * pitch, 3), 255, dtype=np.uint8)
+    for row, name in enumerate(families):
         numbers = np.flatnonzero(family_S == name)
         chosen = numbers[np.linspace(0, len(numbers) - 1, _PER_FAMILY).astype(int)]
-        for axes, number in zip(row, chosen.tolist(), strict=True):
-            axes.imshow(stimuli.draw(number))
-            axes.set_xticks([])
-            axes.set_yticks([])
-        row[0].set_ylabel(name)
+        for column, number in enumerate(chosen.tolist()):
+            top, left = row * pitch, column * pitch
+            picture = stimuli.draw(number)
+            sheet[top : top + stimuli.size, left : left + stimuli.size] = picture
+    figure = Figure(figsize=(_PER_FAMILY * 0.75 + 0.8, len(families) * 0.78), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_yticks([row * pitch + stimuli.size / 2 for row in range(len(families))], families)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     return figure
 
 
 def radial_figure(layer: str, found: dict[str, TuningFindings]) -> Figure:
     """Radial curves over arcs of the most selective tuned units, each over its own maximum."""
-    figure = Figure(figsize=(_SHOWN * 0.9, 2.4 * len(found)), layout="constrained")
-    rows = figure.subplots(len(found), _SHOWN, squeeze=False, subplot_kw={"projection": "polar"})
-    for number, (row, (kind, one)) in enumerate(zip(rows, found.items(), strict=True)):
-        chosen = _most_selective(one)
-        for place, axes in enumerate(row):
-            axes.set_yticks([])
-            axes.set_xticks([])
-            if place >= len(chosen):
-                axes.set_axis_off()
-                continue
-            unit = int(chosen[place])
+    figure = Figure(figsize=(_SHOWN * 0.9, 1.5 * len(found)), layout="constrained")
+    turn = np.linspace(0, 2 * np.pi, 73)
+    panels = figure.subplots(len(found), 1, squeeze=False)[:, 0]
+    for number, (axes, (kind, one)) in enumerate(zip(panels, found.items(), strict=True)):
+        for place, unit in enumerate(_most_selective(one).tolist()):
             curve_A = one.families["arc"].curve_NA[unit]
-            angles = np.deg2rad(one.families["arc"].design.angles_A)
-            closed = np.append(curve_A, curve_A[0]) / curve_A.max()
-            axes.plot(np.append(angles, angles[0] + 2 * np.pi), closed, color=PALETTE[number])
-            axes.set_ylim(0, 1.05)
-            axes.set_title(f"{kind} {unit}", fontsize=7, loc="center", fontweight="normal")
+            angles = np.deg2rad(np.append(one.families["arc"].design.angles_A, 360.0))
+            radius = np.append(curve_A, curve_A[0]) / curve_A.max()
+            middle = 2.5 * place
+            axes.plot(middle + np.cos(turn), np.sin(turn), color=NULL_COLOUR, linewidth=0.5)
+            axes.plot(
+                middle + radius * np.cos(angles), radius * np.sin(angles), color=PALETTE[number]
+            )
+            axes.text(middle, -1.5, f"{kind} {unit}", ha="center", fontsize=7)
+        axes.set_xlim(-1.3, 2.5 * _SHOWN - 1.2)
+        axes.set_ylim(-1.6, 1.1)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
     figure.supxlabel(f"{layer}: mean answer to arcs by where their outside points", fontsize=9)
     return figure
 
@@ -144,10 +154,10 @@ def modes_figure(layer: str, found: dict[str, TuningFindings]) -> Figure:
     return figure
 
 
-def _most_selective(findings: TuningFindings) -> F64:
+def _most_selective(findings: TuningFindings) -> I64:
     """Tuned units of the largest selectivity to arcs, spread over the circle: one per sector."""
     if "arc" not in findings.families:
-        return np.zeros(0)
+        return np.zeros(0, dtype=np.int64)
     arcs = findings.families["arc"]
     tuned = np.flatnonzero(findings.tuned["arc"])
     tuned = tuned[np.argsort(-arcs.selectivity_NM[tuned, 0], kind="stable")]

@@ -57,5 +57,5 @@ def field_pictures(
                 used = [int(i) for i, one in zip(among, cut, strict=True) if one is not None]
                 about = {"kind": "pictures of the store", "split": name, "images": used}
                 return np.stack(pixels), about
-    about = {"kind": "noise, amplitude 1/f", "split": None, "images": count, "seed": seed}
-    return noise_pictures(count, size, seed), about
+    noise = {"kind": "noise, amplitude 1/f", "split": None, "images": count, "seed": seed}
+    return noise_pictures(count, size, seed), noise
