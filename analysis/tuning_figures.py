@@ -113,8 +113,10 @@ def radial_figure(layer: str, found: dict[str, TuningFindings]) -> Figure:
 def preferences_figure(layer: str, found: dict[str, TuningFindings]) -> Figure:
     """Preferred angles and half-widths of the tuned units, per family with an angle."""
     families = list(next(iter(found.values())).families)
-    figure = Figure(figsize=(2.2 * len(families) + 0.4, 4.2), layout="constrained")
+    # Margins by hand: a constrained layout of ten panels took most of the analysis's drawing time.
+    figure = Figure(figsize=(2.2 * len(families) + 0.4, 4.2))
     panels = figure.subplots(2, len(families), squeeze=False)
+    figure.subplots_adjust(0.06, 0.16, 0.98, 0.94, wspace=0.3, hspace=0.45)
     for j, family in enumerate(families):
         for number, (kind, one) in enumerate(found.items()):
             measured, tuned = one.families[family], one.tuned[family]
@@ -129,7 +131,7 @@ def preferences_figure(layer: str, found: dict[str, TuningFindings]) -> Figure:
         panels[0, j].legend(loc="upper right", fontsize=6)
     for row in panels:
         row[0].set_ylabel("part of tuned units")
-    figure.supxlabel(f"{layer}: units tuned against shuffled orientations", fontsize=9)
+    figure.supxlabel(f"{layer}: units tuned against shuffled orientations", fontsize=9, y=0.01)
     return figure
 
 
@@ -171,3 +173,5 @@ def _steps(axes: Axes, values: F64, edges: F64, label: str, colour: str) -> None
     part = np.histogram(values, edges)[0] / max(len(values), 1)
     axes.stairs(part, edges, color=colour, label=label)
     axes.set_xlim(edges[0], edges[-1])
+    axes.set_xticks(np.linspace(edges[0], edges[-1], 5))
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3, 1.25 * float(part.max())))

@@ -20,7 +20,7 @@ from isae.store import BuildConfig, build_store, open_store
 from isae.train import SAE
 
 LAYER, N, K, DEAD = "mixed3a", 40, 6, 4
-OPTIONS = ["--directions", "8", "--colours", "grey", "--pictures", "3", "--size", "64"]
+OPTIONS = ["--directions", "8", "--colours", "grey", "--pictures", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +88,10 @@ def test_the_summary_says_images_stimuli_place_nulls_and_seed(printed: dict) -> 
     assert set(printed["nulls"]) == {"shuffled", "rotated"}
     assert "Benjamini-Hochberg" in printed["correction"]
     place = printed["place"]
-    assert place["size"] == 64
-    assert place["padding_reaches_the_cell"] == (not place["cells_free_of_padding"])
+    assert place["size"] == 48
+    assert place["cells_free_of_padding"] == []  # the theoretical field is 59 pixels
+    assert place["padding_reaches_the_cell"]
+    assert "--size 6" in place["note"]
     assert 3 <= place["effective_field"]["side"] <= place["theoretical_field"]
     assert place["stimuli_sized_to"] == place["effective_field"]["side"]
     for kind, units in (("features", N), ("neurons", 256)):
