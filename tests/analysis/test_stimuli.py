@@ -191,7 +191,7 @@ class OneConvolution(Network):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize(("channels", "pictures", "error"), [(1, 3, 1e-6), (3, 256, 0.05)])
+@pytest.mark.parametrize(("channels", "pictures", "error"), [(1, 3, 1e-6), (3, 128, 0.05)])
 def test_the_effective_field_is_the_kernels_energy(
     channels: int, pictures: int, error: float
 ) -> None:

@@ -32,7 +32,7 @@ ANGLES = np.arange(24) * 15.0
 SIZE, FIELD = 33, 28.0
 PLAN = StimulusPlan(
     directions=24, radii=(0.3, 1.0), widths=(0.08, 0.16), colours=("grey", "red"),
-    cycles=(2.0, 4.0), phases=4, openings=(90.0,), diameters=(0.3,), hues=2, lightnesses=(0.5,),
+    cycles=(2.0, 4.0), phases=2, openings=(90.0,), diameters=(0.3,), hues=2, lightnesses=(0.5,),
 )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def test_the_audit_counts_shuffles_and_sees_a_bound_that_fails(stimuli: Stimulus
 def test_tuned_units_are_found_and_flat_ones_are_not(stimuli: StimulusSet) -> None:
     rng = np.random.default_rng(6)
     angle, family = stimuli.column("orientation"), stimuli.column("family")
-    units, planted = 1200, 60
+    units, planted = 700, 60
     answers = rng.exponential(size=(len(stimuli), units)) * (
         rng.random((len(stimuli), units)) < rng.uniform(0.2, 1, units)
     )
@@ -220,7 +220,7 @@ def test_tuned_units_are_found_and_flat_ones_are_not(stimuli: StimulusSet) -> No
     answers[np.ix_(arcs, np.arange(planted))] += 2 * signal
     answers[:, planted] = 0.4
     answers[:, planted + 1] = -1.0
-    chunks = [(0, answers[:, :700]), (700, answers[:, 700:])]
+    chunks = [(0, answers[:, :400]), (400, answers[:, 400:])]
     found = find_tuning("feature", chunks, stimuli, shuffles=10)
     tuned = found.tuned["arc"]
     assert tuned[:planted].mean() >= 0.95
