@@ -1,7 +1,8 @@
-"""Analyses of trained SAEs: every feature placed among the network's branches.
+"""Analyses of trained SAEs: features among the network's branches, and their answers to stimuli.
 
 `analyze_branches` writes tables, summary and figures for a run; `find` gives the statistics of any
-decoder as arrays; `concentration_pvalues` is the null model alone.
+decoder as arrays; `concentration_pvalues` is the null model alone. `analyze_tuning` shows stimuli
+of known factors; `make_stimuli` draws them, `find_tuning` measures any units' answers.
 """
 
 from __future__ import annotations
@@ -14,21 +15,31 @@ if TYPE_CHECKING:
     from isae.analysis.activity import Activity, read_activity
     from isae.analysis.analyze import analyze_branches
     from isae.analysis.branches import branch_scores, branch_shares
-    from isae.analysis.config import BranchesConfig
+    from isae.analysis.config import BranchesConfig, TuningConfig
     from isae.analysis.findings import Findings, find
     from isae.analysis.multiple import benjamini_hochberg
     from isae.analysis.nulls import concentration_pvalues
+    from isae.analysis.stimuli import StimulusPlan, StimulusSet, make_stimuli
+    from isae.analysis.tuning_analysis import analyze_tuning
+    from isae.analysis.tuning_findings import TuningFindings, find_tuning
 
 __all__ = [
     "Activity",
     "BranchesConfig",
     "Findings",
+    "StimulusPlan",
+    "StimulusSet",
+    "TuningConfig",
+    "TuningFindings",
     "analyze_branches",
+    "analyze_tuning",
     "benjamini_hochberg",
     "branch_scores",
     "branch_shares",
     "concentration_pvalues",
     "find",
+    "find_tuning",
+    "make_stimuli",
     "read_activity",
 ]
 
@@ -38,12 +49,19 @@ __getattr__ = lazy_names(
         "Activity": "activity",
         "BranchesConfig": "config",
         "Findings": "findings",
+        "StimulusPlan": "stimuli",
+        "StimulusSet": "stimuli",
+        "TuningConfig": "config",
+        "TuningFindings": "tuning_findings",
         "analyze_branches": "analyze",
+        "analyze_tuning": "tuning_analysis",
         "benjamini_hochberg": "multiple",
         "branch_scores": "branches",
         "branch_shares": "branches",
         "concentration_pvalues": "nulls",
         "find": "findings",
+        "find_tuning": "tuning_findings",
+        "make_stimuli": "stimuli",
         "read_activity": "activity",
     },
 )

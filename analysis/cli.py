@@ -1,4 +1,4 @@
-"""`isae-analyze`: branches."""
+"""`isae-analyze`: branches, tuning."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from isae import cli
-from isae.analysis.config import BranchesConfig
+from isae.analysis.config import BranchesConfig, TuningConfig
 
 app = cli.new_app("Analyse trained SAEs: where their features lie in the network.")
 _DEFAULTS = BranchesConfig()
+_TUNING = TuningConfig()
 
 
 @app.command()
@@ -59,6 +60,72 @@ def branches(
         reporter=cli.reporter(quiet),
     )
     cli.finish(summary, as_json=as_json, lines=lambda: table_text(summary, summary["out"]))
+
+
+@app.command()
+def tuning(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished training run.")],
+    store: Annotated[
+        str | None, typer.Option(help="Where the run's store is now; default: as recorded.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Where the store's pictures are now; default: as recorded.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Where the network's weights are now; default: as recorded.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder to write; default: RUN/analysis/tuning.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="False-discovery rate.")] = _TUNING.alpha,
+    min_selectivity: Annotated[
+        float, typer.Option(help="Least selectivity of a tuned unit, 0 to 1.")
+    ] = _TUNING.min_selectivity,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures in pixels; default: the store's.")
+    ] = None,
+    directions: Annotated[
+        int, typer.Option(help="Angles over 360 degrees, a multiple of 4.")
+    ] = _TUNING.directions,
+    colours: Annotated[
+        str, typer.Option(help="Colours of figures, with commas between.")
+    ] = ",".join(_TUNING.colours),
+    pictures: Annotated[
+        int, typer.Option(help="Pictures to measure the effective field on.")
+    ] = _TUNING.pictures,
+    batch_size: Annotated[int, typer.Option(help="Pictures shown at once.")] = _TUNING.batch_size,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _TUNING.device,
+    seed: cli.SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an analysis that is there.")] = False,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
+    """Tuning of every feature and neuron to arcs, lines, gratings, Gabors, corners."""
+    from isae.analysis.tuning_analysis import analyze_tuning
+    from isae.analysis.tuning_summary import tuning_text
+
+    config = TuningConfig(
+        alpha=alpha,
+        min_selectivity=min_selectivity,
+        size=size,
+        directions=directions,
+        colours=tuple(name.strip() for name in colours.split(",")),
+        pictures=pictures,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+    )
+    summary = analyze_tuning(
+        run,
+        store=store,
+        images=images,
+        weights=weights,
+        out=out,
+        config=config,
+        overwrite=overwrite,
+        reporter=cli.reporter(quiet),
+    )
+    cli.finish(summary, as_json=as_json, lines=lambda: tuning_text(summary, summary["out"]))
 
 
 def main() -> None:

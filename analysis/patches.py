@@ -93,23 +93,27 @@ def patch_table(top: TopRows, images: pa.Table, geometry: PatchGeometry) -> pa.T
 
 
 def find_pictures(
-    recorded: dict[str, Any], seed: int, override: str | None, reporter: Reporter
+    recorded: dict[str, Any],
+    seed: int,
+    override: str | None,
+    reporter: Reporter,
+    use: str = "contact sheets",
 ) -> ImageSource | None:
     """The image source a store was built from, or None with a warning if it is gone or changed.
 
     recorded: the manifest's "images" entry (spec, limit, fingerprint); seed: the store's;
-    override: another place of the same pictures.
+    override: another place of the same pictures; use: what lacks them, for the warning.
     """
     spec = override or str(recorded["spec"])
     try:
         source = open_source(spec, seed=seed, limit=recorded.get("limit"))
         fingerprint = source.fingerprint()
     except (IsaeError, OSError) as error:
-        reporter.warn(f"no pictures in the contact sheets: {error}; give --images SRC")
+        reporter.warn(f"no pictures in the {use}: {error}; give --images SRC")
         return None
     if fingerprint != recorded["fingerprint"]:
         reporter.warn(
-            f"no pictures in the contact sheets: '{spec}' does not hold the pictures that the "
+            f"no pictures in the {use}: '{spec}' does not hold the pictures that the "
             f"store was built from (fingerprint {fingerprint[:12]} instead of "
             f"{recorded['fingerprint'][:12]}); give their place with --images SRC"
         )

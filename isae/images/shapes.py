@@ -83,6 +83,43 @@ def arc(u: F32, v: F32, degrees: float, curvature: float, length: float, thickne
     return near & (np.abs(np.arctan2(across, along)) <= np.float32(limit))
 
 
+def bar(u: F32, v: F32, degrees: float, length: float, thickness: float) -> Mask:
+    """A straight stroke along `degrees`, its middle at the centre; ends are cut off straight."""
+    along, across = rotated(u, v, degrees)
+    near = np.abs(across) <= np.float32(thickness / 2)
+    return near & (np.abs(along) <= np.float32(length / 2))
+
+
+def corner(u: F32, v: F32, degrees: float, opening: float, length: float, thickness: float) -> Mask:
+    """Two strokes that meet at the centre, `opening` degrees apart; `degrees` halves the opening.
+
+    Each is `length` long from the centre; the corner itself is round.
+    """
+    mask = disc(u, v, thickness / 2)
+    for arm in (degrees - opening / 2, degrees + opening / 2):
+        along, across = rotated(u, v, arm)
+        near = np.abs(across) <= np.float32(thickness / 2)
+        mask = mask | (near & (along >= 0) & (along <= np.float32(length)))
+    return mask
+
+
+def gabor(
+    u: F32, v: F32, degrees: float, frequency: float, phase: float, sigma: float, levels: int
+) -> Labels:
+    """A grating as in `wave` under a round Gaussian of standard deviation `sigma`, as levels.
+
+    Level = (1 + exp(-r^2 / (2 sigma^2)) cos(2 pi frequency a + phase)) / 2 of levels - 1, rounded;
+    far out it is the middle level.
+    """
+    _, across = rotated(u, v, degrees)
+    turn = np.float32(2 * np.pi * frequency) * across + np.float32(np.deg2rad(phase))
+    envelope = np.exp((u * u + v * v) * np.float32(-0.5 / sigma**2))
+    level: Labels = (
+        (np.cos(turn) * envelope + 1) * np.float32((levels - 1) / 2) + np.float32(0.5)
+    ).astype(np.uint8)
+    return level
+
+
 def wave(u: F32, v: F32, degrees: float, frequency: float, phase: float, levels: int) -> Labels:
     """A grating as levels 0 .. levels-1: (1 + cos(2 pi frequency a + phase)) / 2, stripes along
     `degrees`, a being the distance across them; `frequency` in cycles a side, `phase` in degrees.
