@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,17 @@ from isae.analysis.config import BranchesConfig
 from isae.analysis.figures import write_figures
 from isae.analysis.findings import Findings, find
 from isae.analysis.inputs import RunInputs, open_run
+from isae.analysis.outputs import SUMMARY, check_out
 from isae.analysis.patches import Cropper, find_pictures, patch_geometry, patch_table
 from isae.analysis.sheets import write_sheets
 from isae.analysis.summary import summarise
 from isae.analysis.tables import features_table, write_tables
 from isae.config import to_json
 from isae.device import resolve_device
-from isae.errors import RunError
 from isae.files import swap_folder, write_json
 from isae.progress import QUIET, Reporter
 
 ANALYSIS = "branches"
-SUMMARY = "summary.json"
 
 
 def analyze_branches(
@@ -55,8 +53,7 @@ def analyze_branches(
     inputs = open_run(run, store, device=device)
     check_branches(inputs.layer, inputs.stored.branches, inputs.stored.channels)
     out = Path(out) if out is not None else inputs.run / "analysis" / ANALYSIS
-    _check_replaceable(out)
-    _check_free(out, overwrite)
+    check_out(out, ANALYSIS, overwrite)
     spans = rows_to_read(inputs.stored.rows, inputs.stored.train_rows, config.max_rows)
     activity = read_activity(
         inputs.sae, inputs.store, inputs.layer, spans,
@@ -144,36 +141,3 @@ def _describe(
         "layer_note": inputs.info.note,
         "active_per_row": float(activity.fired_n.sum() / max(activity.rows, 1)),
     }
-
-
-def _check_replaceable(out: Path) -> None:
-    """Raise RunError for the working directory and the folders above it: --out is replaced."""
-    here = Path.cwd()
-    if out.resolve() in (here, *here.parents):
-        raise RunError(
-            f"expected --out to be a folder that can be replaced as a whole, found '{out}', in "
-            "which this command runs; give a folder below it, such as --out branches"
-        )
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not _is_ours(out)):
-        raise RunError(
-            f"expected {out} to be absent, empty or an earlier branch analysis, found something "
-            "else; choose another --out (nothing was deleted)"
-        )
-    if any(out.iterdir()) and not overwrite:
-        raise RunError(
-            f"expected no analysis in {out}, found one; choose another --out, or replace it with "
-            "--overwrite"
-        )
-
-
-def _is_ours(out: Path) -> bool:
-    try:
-        found = json.loads((out / SUMMARY).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("analysis") == ANALYSIS
