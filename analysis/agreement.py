@@ -49,7 +49,7 @@ class Agreement:
 
     table_BB, expected_BB: rows are the first layer's branches. The other arrays are [1 + B]: the
     diagonal as a whole, then each branch: count, expected, log odds, interval (2.5, 97.5 %) and p
-    (NaN where there is nothing to test: no match, or none that could lie off the diagonal).
+    (NaN where there is nothing to test: a branch with none or all of a layer's matches).
     detectable: the share of matches that would be found with chance 0.8 (NaN: none would).
     """
 
@@ -130,7 +130,11 @@ def _expected(table_TBB: I64 | F64) -> F64:
 
 
 def _log_odds(table_TBB: I64 | F64) -> F64:
-    """Of the diagonal and of each branch -> float64 [T, 1 + B]; NaN without a match."""
+    """Of the diagonal and of each branch -> float64 [T, 1 + B].
+
+    NaN without a match, and for a branch that has none or all of a layer's matches: the halves
+    alone would make an effect of it.
+    """
     total_T1 = table_TBB.sum(axis=(1, 2))[:, None].astype(np.float64)
     both_TB = np.diagonal(table_TBB, axis1=1, axis2=2)
     chance_T1 = np.diagonal(_expected(table_TBB), axis1=1, axis2=2).sum(axis=1, keepdims=True)
@@ -143,6 +147,9 @@ def _log_odds(table_TBB: I64 | F64) -> F64:
     branch_TB = np.log((both_TB + 0.5) * (rest_TB + 0.5)) - np.log(
         (first_TB + 0.5) * (second_TB + 0.5)
     )
+    lacking_TB = (both_TB + first_TB == 0) | (both_TB + second_TB == 0)
+    lacking_TB |= (rest_TB + first_TB == 0) | (rest_TB + second_TB == 0)
+    branch_TB = np.where(lacking_TB, np.nan, branch_TB)
     odds_TR = np.concatenate([diagonal_T1, branch_TB], axis=1)
     return np.where(total_T1 > 0, odds_TR, np.nan)
 
@@ -197,5 +204,11 @@ def _interval(
     even = np.full(len(groups), 1 / len(groups))
     weight_TG = rng.multinomial(len(groups), even, size=resamples).astype(np.float64)
     table_TBB = (weight_TG @ cells_GC).reshape(resamples, branches, branches)
-    low_R, high_R = np.quantile(_log_odds(table_TBB), (0.025, 0.975), axis=0)
-    return np.asarray(low_R, np.float64), np.asarray(high_R, np.float64)
+    odds_TR = _log_odds(table_TBB)
+    low_R, high_R = np.full(1 + branches, np.nan), np.full(1 + branches, np.nan)
+    enough_R = np.isfinite(odds_TR).mean(axis=0) >= 0.9
+    if enough_R.any():
+        low_R[enough_R], high_R[enough_R] = np.nanquantile(
+            odds_TR[:, enough_R], (0.025, 0.975), axis=0
+        )
+    return low_R, high_R

@@ -60,7 +60,7 @@ def matches_figure(findings: LayerFindings) -> Figure:
 def scored_figure(findings: LayerFindings) -> Figure:
     """Histograms of r of the mutual matches found: selected, scored elsewhere, shuffled."""
     with styled():
-        figure, panels = _panels(findings.pairs, 1.7)
+        figure, panels = _panels(findings.pairs, 1.9)
         edges = np.linspace(-0.2, 1, _BINS + 1)
         for axes, pair in zip(panels, findings.pairs, strict=False):
             chosen = pair.q[MUTUAL] <= findings.alpha
@@ -73,8 +73,10 @@ def scored_figure(findings: LayerFindings) -> Figure:
             for label, (r_X, colour) in drawn.items():
                 finite = r_X[chosen & np.isfinite(r_X)]
                 axes.stairs(np.histogram(finite, edges)[0], edges, color=colour, label=label)
-            axes.set_title(f"{_name(pair)}, {chosen.sum():,} found")
+            axes.set_title(f"{_title(pair)}: {chosen.sum():,} found")
             axes.set_xlim(-0.2, 1)
+            axes.set_ylim(bottom=0)
+            axes.yaxis.get_major_locator().set_params(integer=True)
         figure.supxlabel("correlation of mutual matches", fontsize=9)
         figure.supylabel("matches", fontsize=9)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
@@ -101,7 +103,7 @@ def branches_figure(findings: LayerFindings) -> Figure:
             side = np.arange(len(one.names))
             axes.set_xticks(side, one.names)
             axes.set_yticks(side, one.names)
-            axes.set_title(_name(pair))
+            axes.set_title(_title(pair))
             axes.set_xlabel(pair.two.name)
             axes.set_ylabel(pair.one.name)
         if image is not None:
@@ -156,6 +158,10 @@ def _panels(pairs: Sequence[PairFindings], side: float) -> tuple[Figure, list[An
     for axes in panels[len(pairs) :]:
         axes.set_visible(False)
     return figure, panels
+
+
+def _title(pair: PairFindings) -> str:
+    return f"{pair.one.name}-{pair.two.name}\n{pair.comparison.measure}"
 
 
 def _name(pair: PairFindings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -43,7 +44,7 @@ class LayerCodes:
 
 
 def open_runs(
-    runs: list[str | Path], store: str | Path | None, device: Any
+    runs: Sequence[str | Path], store: str | Path | None, device: Any
 ) -> tuple[list[RunInputs], Store]:
     """Open runs of different layers of one store -> (in order of the network, the store).
 

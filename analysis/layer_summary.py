@@ -32,6 +32,8 @@ NOTES = (
     "analysis of a store of random:SEED, not with zero",
     "r is selected on the selection images and therefore too large; r_scored, on images that had "
     "no part in the choice, is not; r_shuffled is what place and class alone give the same pair",
+    "in a class of n images one in n stays in place in a shuffle: small classes cost power, not "
+    "validity",
     "intervals of r resample images, those of log odds clusters of near-duplicate features",
     "features of one dictionary are not independent, so Benjamini-Hochberg is not guaranteed by a "
     "theorem here; the tests measure it on made-up layers",

@@ -312,6 +312,13 @@ def test_agreement_of_nothing_and_of_one_branch_says_nothing() -> None:
     assert np.isnan(one.log_odds_R).all()
     same = np.zeros(20, dtype=np.int64)
     assert np.isnan(branch_agreement(same, same, np.arange(20), NAMES, seed=0).p_R).all()
+    # Three matches in a branch that the other layer has none in: no effect is made of halves.
+    uneven = branch_agreement(same[:3], same[:3] + 1, same[:3], NAMES, seed=0)
+    mixed_X = np.arange(20) % 3
+    lacking = branch_agreement(np.minimum(mixed_X, 1), mixed_X, np.arange(20), NAMES, seed=0)
+    assert np.isnan(uneven.log_odds_R[1:]).all()
+    for values_R in (lacking.log_odds_R, lacking.low_R, lacking.p_R):
+        np.testing.assert_array_equal(np.isnan(values_R), [False, False, False, True, True])
     with pytest.raises(DataError, match="branch numbers"):
         branch_agreement(same - 1, same, same, NAMES, seed=0)
 
