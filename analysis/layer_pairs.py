@@ -144,31 +144,43 @@ def compare(
         name: match(forth, back)
         for name, match in zip(METHODS, (mutual_nearest, one_to_one), strict=True)
     }
-    scoring_class_I, scored_I, scoring_kept = exchangeable(split.class_I, split.score_I)
-    exchanged = [
-        move_images(scoring_class_I, scored_I, rng)
-        for _ in range(SCORE_SHUFFLES if scored_I.any() else 0)
-    ]
-    scoring_I = identity(one.images, split.score_I)
+    scores, scoring_kept = _score(one, two, split, matches, rng, config)
     return Comparison(
         layers=layers,
         measure=measure,
         nearest=(_nearest(forth, tested_N, nulls[0]), _nearest(back, tested_O, nulls[1])),
         matches=matches,
         p={name: _match_p(found, nulls) for name, found in matches.items()},
-        scores={
-            name: score(
-                one, two, scoring_I, exchanged, found.first_X, found.second_X,
-                resamples=config.resamples, seed=config.seed,
-            )
-            for name, found in matches.items()
-        },
+        scores=scores,
         places=mine.count,
         null_places=int((one.partners(two, shuffles[0]) >= 0).sum()),
         images=int(chosen_I.sum()),
         classes_kept=kept,
         classes_kept_scoring=scoring_kept,
-    )  # fmt: skip
+    )
+
+
+def _score(
+    one: Codes,
+    two: Codes,
+    split: Split,
+    matches: dict[str, Matches],
+    rng: np.random.Generator,
+    config: LayersConfig,
+) -> tuple[dict[str, Scores], bool]:
+    """Scores of each method's matches on the scoring images, and whether classes were kept."""
+    class_I, moved_I, kept = exchangeable(split.class_I, split.score_I)
+    times = SCORE_SHUFFLES if moved_I.any() else 0
+    moved = [move_images(class_I, moved_I, rng) for _ in range(times)]
+    image_I = identity(one.images, split.score_I)
+    scores = {
+        name: score(
+            one, two, image_I, moved, found.first_X, found.second_X,
+            resamples=config.resamples, seed=config.seed,
+        )
+        for name, found in matches.items()
+    }  # fmt: skip
+    return scores, kept
 
 
 def _largest(
