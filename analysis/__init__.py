@@ -1,8 +1,8 @@
-"""Analyses of trained SAEs: features among the network's branches, and their answers to stimuli.
+"""Analyses of trained SAEs: features among the network's branches, across its layers, to stimuli.
 
-`analyze_branches` writes tables, summary and figures for a run; `find` gives the statistics of any
-decoder as arrays; `concentration_pvalues` is the null model alone. `analyze_tuning` shows stimuli
-of known factors; `make_stimuli` draws them, `find_tuning` measures any units' answers.
+`analyze_branches`, `analyze_layers` and `analyze_tuning` write tables, summary and figures; `find`
+gives the statistics of any decoder as arrays; `concentration_pvalues` is the null model alone.
+`make_stimuli` draws stimuli of known factors, `find_tuning` measures any units' answers to them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from isae.analysis.activity import Activity, read_activity
     from isae.analysis.analyze import analyze_branches
     from isae.analysis.branches import branch_scores, branch_shares
-    from isae.analysis.config import BranchesConfig, TuningConfig
+    from isae.analysis.config import BranchesConfig, LayersConfig, TuningConfig
     from isae.analysis.findings import Findings, find
+    from isae.analysis.layers import analyze_layers
     from isae.analysis.multiple import benjamini_hochberg
     from isae.analysis.nulls import concentration_pvalues
     from isae.analysis.stimuli import StimulusPlan, StimulusSet, make_stimuli
@@ -27,11 +28,13 @@ __all__ = [
     "Activity",
     "BranchesConfig",
     "Findings",
+    "LayersConfig",
     "StimulusPlan",
     "StimulusSet",
     "TuningConfig",
     "TuningFindings",
     "analyze_branches",
+    "analyze_layers",
     "analyze_tuning",
     "benjamini_hochberg",
     "branch_scores",
@@ -55,6 +58,8 @@ __getattr__ = lazy_names(
         "TuningFindings": "tuning_findings",
         "analyze_branches": "analyze",
         "analyze_tuning": "tuning_analysis",
+        "LayersConfig": "config",
+        "analyze_layers": "layers",
         "benjamini_hochberg": "multiple",
         "branch_scores": "branches",
         "branch_shares": "branches",

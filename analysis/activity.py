@@ -126,7 +126,7 @@ def read_activity(
     max_n, top = np.zeros(n, dtype=np.float32), TopRows.empty(n, keep)
     total = sum(stop - start for start, stop in spans)
     with torch.inference_mode(), reporter.task(total, "firing", "rows") as meter:
-        for x_BC, position_B3 in _batches(store, layer, spans, batch_size):
+        for x_BC, position_B3 in row_batches(store, layer, spans, batch_size):
             x = torch.from_numpy(np.ascontiguousarray(x_BC, dtype=np.float32)).to(device)
             values_BK, indices_BK = sae.encode(x)
             row, feature, value = _fired(values_BK, indices_BK, layer)
@@ -185,10 +185,10 @@ def _fired(values_BK: torch.Tensor, indices_BK: torch.Tensor, layer: str) -> tup
     return row, indices_BK.cpu().numpy().astype(np.int64)[row, place], values[row, place]
 
 
-def _batches(
+def row_batches(
     store: Rows, layer: str, spans: list[tuple[int, int]], batch_size: int
 ) -> Iterator[tuple[npt.NDArray[Any], I32]]:
-    """Batches of the spans in order; the next one is read while the last one is used."""
+    """Batches (activations [B, C], places [B, 3]) of the spans in order, each read ahead."""
     activations, positions = store.activations(layer), store.positions(layer)
 
     def read(start: int, stop: int) -> tuple[npt.NDArray[Any], I32]:

@@ -1,4 +1,4 @@
-"""`isae-analyze`: branches, tuning."""
+"""`isae-analyze`: branches, tuning, layers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from isae import cli
-from isae.analysis.config import BranchesConfig, TuningConfig
+from isae.analysis.config import BranchesConfig, LayersConfig, TuningConfig
 
 app = cli.new_app("Analyse trained SAEs: where their features lie in the network.")
 _DEFAULTS = BranchesConfig()
 _TUNING = TuningConfig()
+_LAYERS = LayersConfig()
 
 
 @app.command()
@@ -126,6 +127,68 @@ def tuning(
         reporter=cli.reporter(quiet),
     )
     cli.finish(summary, as_json=as_json, lines=lambda: tuning_text(summary, summary["out"]))
+
+
+@app.command()
+def layers(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN1 RUN2...", help="Finished runs of one store.")
+    ],
+    store: Annotated[
+        str | None, typer.Option(help="Where the runs' store is now; default: as recorded.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder to write; default: analysis/layers of one run.")
+    ] = None,
+    pairs: Annotated[str, typer.Option(help="Layers to compare: adjacent, all.")] = _LAYERS.pairs,
+    alpha: Annotated[float, typer.Option(help="False-discovery rate.")] = _LAYERS.alpha,
+    max_images: Annotated[
+        int, typer.Option(help="Training images, and held-out images, to read at most.")
+    ] = _LAYERS.max_images,
+    least_images: Annotated[
+        int, typer.Option(help="Images that a feature must be active on.")
+    ] = _LAYERS.least_images,
+    candidates: Annotated[
+        int, typer.Option(help="Best partners kept for one-to-one matches.")
+    ] = _LAYERS.candidates,
+    shuffles: Annotated[
+        int, typer.Option(help="Exchanges of images for the null.")
+    ] = _LAYERS.shuffles,
+    duplicate_r: Annotated[
+        float, typer.Option(help="Correlation from which features are duplicates.")
+    ] = _LAYERS.duplicate_r,
+    batch_size: Annotated[int, typer.Option(help="Rows encoded at once.")] = _LAYERS.batch_size,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = _LAYERS.device,
+    seed: cli.SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an analysis that is there.")] = False,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
+    """Features of layers matched on the same places, and the branches that matches join."""
+    from isae.analysis.layer_summary import table_text
+    from isae.analysis.layers import analyze_layers
+
+    config = LayersConfig(
+        alpha=alpha,
+        pairs=pairs,
+        max_images=max_images,
+        least_images=least_images,
+        candidates=candidates,
+        shuffles=shuffles,
+        duplicate_r=duplicate_r,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+    )
+    summary = analyze_layers(
+        list(runs),
+        store=store,
+        out=out,
+        config=config,
+        overwrite=overwrite,
+        reporter=cli.reporter(quiet),
+    )
+    cli.finish(summary, as_json=as_json, lines=lambda: table_text(summary, summary["out"]))
 
 
 def main() -> None:

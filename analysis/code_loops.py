@@ -1,0 +1,215 @@
+"""The compiled loops over sparse codes: turning, pooling, products of all pairs, sums by image.
+
+Codes are given by place (places P, their entries E: `start_Q` [P + 1], `feature_E`, `value_E`) and
+by feature (`first_M` [N + 1], `place_T`, `value_T`, places rising). `other_P` is the place of the
+other layer that each place is paired with, -1 for none. All sums are float64 and run over places in
+rising order, one feature at a time, so that neither threads nor blocks change a bit of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isae.analysis.arrays import F32, F64, I32, I64, Bools
+from isae.compiled import compiled, prange
+
+PARTS = 32
+"""Features are dealt to so many parallel parts: fixed, though a feature's sums are its own."""
+
+
+@compiled()
+def count_features(start_Q: I64, feature_E: I32, value_E: F32, count_N: I64) -> None:
+    """Add the number of entries above 0 of each feature to `count_N`."""
+    for e in range(start_Q[-1]):
+        if value_E[e] > 0.0:
+            count_N[feature_E[e]] += 1
+
+
+@compiled()
+def turn(
+    start_Q: I64, feature_E: I32, value_E: F32, free_N: I64, place_T: I32, value_T: F32
+) -> None:
+    """Sort entries above 0 by feature; `free_N`: each feature's first free slot, used up here."""
+    for p in range(len(start_Q) - 1):
+        for e in range(start_Q[p], start_Q[p + 1]):
+            if value_E[e] > 0.0:
+                slot = free_N[feature_E[e]]
+                free_N[feature_E[e]] += 1
+                place_T[slot] = p
+                value_T[slot] = value_E[e]
+
+
+@compiled()
+def pool(
+    place_P: I64,
+    group_H: I64,
+    start_Q: I64,
+    feature_E: I32,
+    value_E: F32,
+    by_max: bool,
+    pooled_N: F64,
+    pooled_start_H: I64,
+    pooled_feature_F: I32,
+    pooled_value_F: F32,
+) -> int:
+    """Maximum or mean of each feature over groups of places -> the number of entries written.
+
+    Group g is `place_P[group_H[g] : group_H[g + 1]]`; the mean counts places where a feature is
+    silent as 0. `pooled_N` is zeros [N], and zeros afterwards.
+    """
+    written = 0
+    touched_N = np.empty(len(pooled_N), np.int32)
+    for g in range(len(group_H) - 1):
+        touched = 0
+        for s in range(group_H[g], group_H[g + 1]):
+            p = place_P[s]
+            for e in range(start_Q[p], start_Q[p + 1]):
+                value = np.float64(value_E[e])
+                if value > 0.0:
+                    feature = feature_E[e]
+                    if pooled_N[feature] == 0.0:
+                        touched_N[touched] = feature
+                        touched += 1
+                    if not by_max:
+                        pooled_N[feature] += value
+                    elif value > pooled_N[feature]:
+                        pooled_N[feature] = value
+        touched_N[:touched].sort()
+        size = 1.0 if by_max else np.float64(group_H[g + 1] - group_H[g])
+        for t in range(touched):
+            pooled_feature_F[written] = touched_N[t]
+            pooled_value_F[written] = pooled_N[touched_N[t]] / size
+            pooled_N[touched_N[t]] = 0.0
+            written += 1
+        pooled_start_H[g + 1] = written
+    return written
+
+
+@compiled()
+def moments(
+    first_M: I64,
+    place_T: I32,
+    value_T: F32,
+    other_P: I64,
+    image_P: I32,
+    sum_N: F64,
+    square_N: F64,
+    images_N: I64,
+) -> None:
+    """Sum, sum of squares and number of images with activity, over the paired places."""
+    for i in range(len(first_M) - 1):
+        last = -1
+        for t in range(first_M[i], first_M[i + 1]):
+            p = place_T[t]
+            if other_P[p] >= 0:
+                value = np.float64(value_T[t])
+                sum_N[i] += value
+                square_N[i] += value * value
+                if image_P[p] != last:
+                    last = image_P[p]
+                    images_N[i] += 1
+
+
+@compiled()
+def insert(r_K: F64, feature_K: I32, r: float, feature: int) -> None:
+    """Put a correlation among the K largest, behind equal ones; NaN is never among them."""
+    k = len(r_K)
+    while k > 0 and r > r_K[k - 1]:
+        k -= 1
+        if k + 1 < len(r_K):
+            r_K[k + 1] = r_K[k]
+            feature_K[k + 1] = feature_K[k]
+        r_K[k] = r
+        feature_K[k] = feature
+
+
+@compiled(parallel=True)
+def top_correlations(
+    first_M: I64,
+    place_T: I32,
+    value_T: F32,
+    other_P: I64,
+    start_Q: I64,
+    feature_E: I32,
+    value_E: F32,
+    count: int,
+    mean_N: F64,
+    deviation_N: F64,
+    other_mean_O: F64,
+    other_deviation_O: F64,
+    wanted_N: Bools,
+    wanted_O: Bools,
+    same_layer: bool,
+    r_NK: F64,
+    feature_NK: I32,
+) -> None:
+    """The K largest correlations of each wanted feature with the other layer's wanted ones.
+
+    `r_NK` comes filled with -2, `feature_NK` with -1. Equal correlations: the lower feature first.
+    With `same_layer` a feature is not compared with itself.
+    """
+    last = r_NK.shape[1] - 1
+    for part in prange(PARTS):
+        dot_O = np.empty(len(other_mean_O), np.float64)
+        for i in range(part, len(wanted_N), PARTS):
+            if not wanted_N[i]:
+                continue
+            dot_O[:] = 0.0
+            for t in range(first_M[i], first_M[i + 1]):
+                q = other_P[place_T[t]]
+                if q >= 0:
+                    value = np.float64(value_T[t])
+                    for e in range(start_Q[q], start_Q[q + 1]):
+                        dot_O[feature_E[e]] += value * np.float64(value_E[e])
+            for j in range(len(dot_O)):
+                if wanted_O[j] and not (same_layer and i == j):
+                    above = dot_O[j] / count - mean_N[i] * other_mean_O[j]
+                    r = above / (deviation_N[i] * other_deviation_O[j])
+                    if r > r_NK[i, last]:
+                        insert(r_NK[i], feature_NK[i], r, j)
+
+
+@compiled()
+def sums_by_image(
+    first_M: I64,
+    place_T: I32,
+    value_T: F32,
+    other_P: I64,
+    image_P: I32,
+    feature_X: I64,
+    sum_XI: F64,
+    square_XI: F64,
+) -> None:
+    """Add each listed feature's sum and sum of squares over each image's paired places."""
+    for x in range(len(feature_X)):
+        for t in range(first_M[feature_X[x]], first_M[feature_X[x] + 1]):
+            p = place_T[t]
+            if other_P[p] >= 0:
+                value = np.float64(value_T[t])
+                sum_XI[x, image_P[p]] += value
+                square_XI[x, image_P[p]] += value * value
+
+
+@compiled()
+def products_by_image(
+    first_M: I64,
+    place_T: I32,
+    value_T: F32,
+    other_P: I64,
+    image_P: I32,
+    start_Q: I64,
+    feature_E: I32,
+    value_E: F32,
+    feature_X: I64,
+    other_X: I64,
+    dot_XI: F64,
+) -> None:
+    """Add the product of each listed pair of features over each image's paired places."""
+    for x in range(len(feature_X)):
+        for t in range(first_M[feature_X[x]], first_M[feature_X[x] + 1]):
+            q = other_P[place_T[t]]
+            if q >= 0:
+                for e in range(start_Q[q], start_Q[q + 1]):
+                    if feature_E[e] == other_X[x]:
+                        product = np.float64(value_T[t]) * np.float64(value_E[e])
+                        dot_XI[x, image_P[place_T[t]]] += product
