@@ -222,11 +222,19 @@ def test_reading_ahead_is_bounded(threads: int, monkeypatch: pytest.MonkeyPatch)
     source = Slow(rows_of(4800))
     iterator = shuffled_batches(source, 4800, 6, seed=0, threads=threads)
     next(iterator)
-    time.sleep(0.1)
+
+    def windows() -> int:  # of 48 rows in three blocks, gathered from to the end
+        return len(taken) * 12 // 48
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(taken) >= 2 and len(source.reads) >= 3 * (windows() + 1):
+            break
+        time.sleep(0.01)
+    time.sleep(0.1)  # what more would be read would be by now
     assert taken == [12] * len(taken)
     assert 2 <= len(taken) <= threads + 2
-    done = len(taken) * 12 // 48  # windows of 48 rows in three blocks, gathered from to the end
-    assert 3 * (done + 1) <= len(source.reads) <= 3 * (done + 2)
+    assert 3 * (windows() + 1) <= len(source.reads) <= 3 * (windows() + 2)
     iterator.close()  # type: ignore[attr-defined]
 
 

@@ -87,7 +87,7 @@ def test_one_fails_and_the_waiting_others_leave_at_once(server: Any, failing: in
 
     started = time.monotonic()
     found = outcomes(server, 3, work)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20  # the store's own limit is 60
     for rank, error in enumerate(found):
         kind = ImageError if rank == failing else EndedTogetherError
         assert type(error) is kind
@@ -160,7 +160,7 @@ def test_waiting_ends_by_an_interrupt(server: Any) -> None:
 def test_the_first_waits_for_the_others_but_not_for_ever(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks_module, "LEAVE_S", 0.3)
+    monkeypatch.setattr(ranks_module, "LEAVE_S", 30)
     left = []
 
     def work(one: Ranks) -> bool:
@@ -171,11 +171,12 @@ def test_the_first_waits_for_the_others_but_not_for_ever(
         return True
 
     assert outcomes(server, 2, work) == [True, True]
+    monkeypatch.setattr(ranks_module, "LEAVE_S", 0.3)
     killed = connect(server, 0, 3)
     killed.prefix = "other"
     started = time.monotonic()
     assert not killed.end(ValueError())
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 20
 
 
 def test_lost_processes_are_an_error_in_words(server: Any) -> None:
