@@ -9,11 +9,12 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from isae.store import BuildConfig, build_store
+from isae.store import BuildConfig, build_store, plan, verify_store
 
 SMALL = {
     "images": "synthetic:26",
@@ -48,6 +49,48 @@ def small_config(tmp_path: Path) -> Callable[..., BuildConfig]:
         return BuildConfig(**{"out": str(tmp_path / "store"), **SMALL, **changes})
 
     return make
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of 8 images a segment."""
+    monkeypatch.setattr(plan, "SEGMENT_BYTES", 1)
+
+
+@pytest.fixture
+def after(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let something happen before or after the n-th call of a step of the build, once."""
+
+    def arrange(
+        owner: Any, name: str, fault: Callable[[], object], *, call: int = 1, early: bool = False
+    ) -> None:
+        step, calls = getattr(owner, name), 0
+
+        def wrapper(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if early and calls == call:
+                fault()
+            result = step(*args, **options)
+            if not early and calls == call:
+                fault()
+            return result
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    return arrange
+
+
+@pytest.fixture
+def check_resumed() -> Callable[[BuildConfig, str], None]:
+    """Go on with a build: it has the content that it has to have, and leaves nothing behind."""
+
+    def check(config: BuildConfig, content_id: str) -> None:
+        assert build_store(config, resume=True)["content_id"] == content_id
+        assert verify_store(config.out) == []
+        assert not (Path(config.out) / "work").exists()
+
+    return check
 
 
 # moto's server as a process of its own, on a free port; it ends when its input is closed, so also
