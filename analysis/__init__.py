@@ -13,16 +13,18 @@ from isae.lazy import lazy_names
 
 if TYPE_CHECKING:
     from isae.analysis.activity import Activity, read_activity
-    from isae.analysis.analyze import analyze_branches
-    from isae.analysis.branches import branch_scores, branch_shares
-    from isae.analysis.config import BranchesConfig, LayersConfig, TuningConfig
-    from isae.analysis.findings import Findings, find
-    from isae.analysis.layers import analyze_layers
+    from isae.analysis.branches.analyze import analyze_branches
+    from isae.analysis.branches.config import BranchesConfig
+    from isae.analysis.branches.findings import Findings, find
+    from isae.analysis.branches.nulls import concentration_pvalues
+    from isae.analysis.branches.shares import branch_scores, branch_shares
+    from isae.analysis.layers.analyze import analyze_layers
+    from isae.analysis.layers.config import LayersConfig
     from isae.analysis.multiple import benjamini_hochberg
-    from isae.analysis.nulls import concentration_pvalues
-    from isae.analysis.stimuli import StimulusPlan, StimulusSet, make_stimuli
-    from isae.analysis.tuning_analysis import analyze_tuning
-    from isae.analysis.tuning_findings import TuningFindings, find_tuning
+    from isae.analysis.tuning.analyze import analyze_tuning
+    from isae.analysis.tuning.config import TuningConfig
+    from isae.analysis.tuning.findings import TuningFindings, find_tuning
+    from isae.analysis.tuning.stimuli import StimulusPlan, StimulusSet, make_stimuli
 
 __all__ = [
     "Activity",
@@ -50,23 +52,23 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Activity": "activity",
-        "BranchesConfig": "config",
-        "Findings": "findings",
-        "StimulusPlan": "stimuli",
-        "StimulusSet": "stimuli",
-        "TuningConfig": "config",
-        "TuningFindings": "tuning_findings",
-        "analyze_branches": "analyze",
-        "analyze_tuning": "tuning_analysis",
-        "LayersConfig": "config",
-        "analyze_layers": "layers",
+        "BranchesConfig": "branches.config",
+        "Findings": "branches.findings",
+        "LayersConfig": "layers.config",
+        "StimulusPlan": "tuning.stimuli",
+        "StimulusSet": "tuning.stimuli",
+        "TuningConfig": "tuning.config",
+        "TuningFindings": "tuning.findings",
+        "analyze_branches": "branches.analyze",
+        "analyze_layers": "layers.analyze",
+        "analyze_tuning": "tuning.analyze",
         "benjamini_hochberg": "multiple",
-        "branch_scores": "branches",
-        "branch_shares": "branches",
-        "concentration_pvalues": "nulls",
-        "find": "findings",
-        "find_tuning": "tuning_findings",
-        "make_stimuli": "stimuli",
+        "branch_scores": "branches.shares",
+        "branch_shares": "branches.shares",
+        "concentration_pvalues": "branches.nulls",
+        "find": "branches.findings",
+        "find_tuning": "tuning.findings",
+        "make_stimuli": "tuning.stimuli",
         "read_activity": "activity",
     },
 )

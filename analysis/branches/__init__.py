@@ -1,0 +1,1 @@
+"""`isae-analyze branches`: where every feature lies among its layer's branches."""

@@ -1,0 +1,1 @@
+"""`isae-analyze layers`: features of layers matched on the same places."""

@@ -1,0 +1,1 @@
+"""`isae-analyze tuning`: answers of features and neurons to drawn stimuli."""

@@ -1,0 +1,88 @@
+"""What every feature and every neuron of a layer answers to stimuli, read at one cell.
+
+Shape legend: S stimuli, C channels, K active per row, U units (of a chunk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from isae.analysis.activity import Encoder
+from isae.analysis.arrays import F32, F64, I64
+from isae.analysis.tuning.stimuli import StimulusSet
+from isae.errors import DataError
+from isae.inception import Network
+from isae.progress import QUIET, Reporter
+
+
+@dataclass(frozen=True)
+class Responses:
+    """neurons_SC: float32, the cell's activations after the ReLU; values_SK and indices_SK: the
+    codes of the SAE on those rows, in their units; n: number of features.
+
+    Codes stay sparse: memory is S x (C + 2 K), whatever n is.
+    """
+
+    neurons_SC: F32
+    values_SK: F32
+    indices_SK: I64
+    n: int
+
+    def feature_chunks(self, width: int = 1024) -> Iterator[tuple[int, F64]]:
+        """(first feature, codes float64 [S, U]) of up to `width` features a time."""
+        for first in range(0, self.n, width):
+            count = min(width, self.n - first)
+            codes_SU = np.zeros((len(self.values_SK), count))
+            inside = (self.indices_SK >= first) & (self.indices_SK < first + count)
+            inside &= self.values_SK > 0
+            rows, places = np.nonzero(inside)
+            codes_SU[rows, self.indices_SK[rows, places] - first] = self.values_SK[rows, places]
+            yield first, codes_SU
+
+    def neuron_chunks(self, width: int = 1024) -> Iterator[tuple[int, F64]]:
+        """(first channel, activations float64 [S, U]) of up to `width` channels a time."""
+        for first in range(0, self.neurons_SC.shape[1], width):
+            yield first, self.neurons_SC[:, first : first + width].astype(np.float64)
+
+
+def read_responses(
+    network: Network,
+    sae: Encoder,
+    layer: str,
+    cell: int,
+    stimuli: StimulusSet,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    reporter: Reporter = QUIET,
+) -> Responses:
+    """Show all stimuli and encode the activations of cell (cell, cell) of each.
+
+    batch_size: pictures a time, speed and memory only. Raises DataError when a code is not finite.
+    """
+    neurons, values, indices = [], [], []
+    with (
+        torch.inference_mode(),
+        reporter.task(len(stimuli), f"{layer}: stimuli", "pictures") as meter,
+    ):
+        for batch in stimuli.batches(batch_size):
+            pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
+            row_BC = network.activations(pixels, [layer])[layer][:, :, cell, cell].contiguous()
+            values_BK, indices_BK = sae.encode(row_BC.float().to(device))
+            neurons.append(row_BC.float().cpu().numpy())
+            values.append(values_BK.float().cpu().numpy())
+            indices.append(indices_BK.cpu().numpy().astype(np.int64))
+            meter.advance(len(batch))
+    found = Responses(
+        np.concatenate(neurons), np.concatenate(values), np.concatenate(indices), sae.n
+    )
+    if not (np.isfinite(found.values_SK).all() and np.isfinite(found.neurons_SC).all()):
+        raise DataError(
+            f"expected finite activations and codes of '{layer}', found NaN or infinity; the SAE "
+            "or the weights are damaged: check how the training ended"
+        )
+    return found

@@ -1,0 +1,163 @@
+"""Correlations of sparse codes against dense float64 ones; pooling; intervals over images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from isae.analysis.layers.codes import MAX, MEAN, Codes, Room, codes_from_dense, pool_codes
+from isae.analysis.layers.correlation import identity, inverse, score, top_correlations
+from isae.analysis.layers.image_null import shuffle_images
+from isae.errors import DataError
+from isae.store.positions import parent_cells
+
+IMAGES, GRID = 14, (3, 5)
+
+
+def places_of(images: int, grid: tuple[int, int]) -> np.ndarray:
+    return np.stack(np.meshgrid(*map(np.arange, (images, *grid)), indexing="ij"), -1).reshape(-1, 3)
+
+
+def sparse(rng: np.random.Generator, places: int, features: int) -> np.ndarray:
+    active = rng.random((places, features)) < 0.25
+    return np.where(active, rng.exponential(size=active.shape), 0).astype(np.float32)
+
+
+def dense_r(a_PN: np.ndarray, b_PO: np.ndarray) -> np.ndarray:
+    whole = np.concatenate([a_PN, b_PO], axis=1).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.corrcoef(whole.T)[: a_PN.shape[1], a_PN.shape[1] :]
+
+
+def test_the_best_partners_are_those_of_the_dense_matrix() -> None:
+    rng, place_P3 = np.random.default_rng(0), places_of(IMAGES, GRID)
+    a_PN, b_PO = sparse(rng, len(place_P3), 13), sparse(rng, len(place_P3), 9)
+    a_PN[:, 4] = 0
+    b_PO[:, 7] = 2.5  # constant: no correlation
+    a_PN[:, 11] = a_PN[:, 2]  # an exact duplicate: equal r, the lower number first
+    order = rng.permutation(len(place_P3))
+    one = codes_from_dense(a_PN[order], place_P3[order], GRID)
+    two = codes_from_dense(b_PO, place_P3, GRID)
+    wanted_N, wanted_O = np.ones(13, dtype=bool), np.ones(9, dtype=bool)
+    wanted_O[1] = False
+    chosen_I = np.arange(IMAGES) % 3 > 0
+    exchanged_I = shuffle_images(np.arange(IMAGES) % 2, chosen_I, rng)
+    for image_I in (identity(IMAGES, chosen_I), exchanged_I):
+        forth = top_correlations(one, two, image_I, 4, wanted_N, wanted_O)
+        back = top_correlations(two, one, inverse(image_I), 13, wanted_O, wanted_N)
+        kept_P = image_I[place_P3[:, 0]] >= 0
+        partner_P = image_I[place_P3[kept_P, 0]] * 15 + np.flatnonzero(kept_P) % 15
+        r_NO = dense_r(a_PN[kept_P], b_PO[partner_P])
+        r_NO[:, [1, 7]], r_NO[4] = -2, -2
+        np.testing.assert_allclose(forth.r_NK, -np.sort(-r_NO, axis=1)[:, :4], atol=1e-12)
+        for i, j in np.ndindex(forth.r_NK.shape):
+            if forth.feature_NK[i, j] >= 0:
+                assert r_NO[i, forth.feature_NK[i, j]] == pytest.approx(forth.r_NK[i, j])
+        assert (forth.feature_NK[4] == -1).all()
+        assert (back.feature_NK[[1, 7]] == -1).all()
+        for row in back.feature_NK:
+            assert 11 not in row or list(row).index(2) < list(row).index(11)
+    # Seen from both sides r is the same number to the last bit, so best partners can be compared.
+    image_I = identity(IMAGES, chosen_I)
+    forth = top_correlations(one, two, image_I, 9, wanted_N, wanted_O)
+    back = top_correlations(two, one, image_I, 13, wanted_O, wanted_N)
+    both = {
+        (j, i): r for j in range(9) for i, r in zip(back.feature_NK[j], back.r_NK[j], strict=True)
+    }
+    for i, j in np.ndindex(forth.r_NK.shape):
+        if forth.feature_NK[i, j] >= 0:
+            assert both[forth.feature_NK[i, j], i] == forth.r_NK[i, j]
+
+
+def test_a_feature_is_not_its_own_partner_within_a_layer() -> None:
+    rng, place_P3 = np.random.default_rng(1), places_of(IMAGES, GRID)
+    a_PN = sparse(rng, len(place_P3), 6)
+    a_PN[:, 5] = 2 * a_PN[:, 0]
+    codes, every = codes_from_dense(a_PN, place_P3, GRID), np.ones(6, dtype=bool)
+    image_I = identity(IMAGES, np.ones(IMAGES, dtype=bool))
+    tops = top_correlations(codes, codes, image_I, 1, every, every, same_layer=True)
+    assert tops.feature_NK[0, 0] == 5
+    assert tops.r_NK[0, 0] == pytest.approx(1)
+    assert (tops.feature_NK[:, 0] != np.arange(6)).all()
+
+
+def pooled_by_hand(value_PN: np.ndarray, place_P3: np.ndarray, how: str) -> dict:
+    groups: dict[tuple, list] = {}
+    y_of, x_of = parent_cells(7, 4, 2), parent_cells(5, 3, 2)
+    for place, row in zip(place_P3, value_PN.astype(np.float64), strict=True):
+        groups.setdefault((place[0], y_of[place[1]] * 3 + x_of[place[2]]), []).append(row)
+    return {key: getattr(np, how)(rows, axis=0) for key, rows in groups.items()}
+
+
+def unfold(codes: Codes) -> dict:
+    found = {}
+    for p in range(codes.places):
+        row, span = np.zeros(codes.features), slice(codes.start_Q[p], codes.start_Q[p + 1])
+        np.add.at(row, codes.feature_E[span], codes.value_E[span])
+        found[int(codes.image_P[p]), int(codes.cell_P[p])] = row
+    return found
+
+
+@pytest.mark.parametrize("how", [MAX, MEAN])
+def test_coarser_cells_hold_the_maximum_or_mean_of_the_finer_ones(
+    how: str, tmp_path: object
+) -> None:
+    rng, place_P3 = np.random.default_rng(2), places_of(4, (7, 5))
+    place_P3 = place_P3[rng.random(len(place_P3)) < 0.7]  # not every place is stored
+    value_PN = sparse(rng, len(place_P3), 11)
+    codes = codes_from_dense(value_PN, place_P3, (7, 5))
+    filed = Codes(**{**vars(codes), "room": Room(tmp_path)})  # type: ignore[arg-type]
+    expected = pooled_by_hand(value_PN, place_P3, how)
+    for held in (codes, filed):
+        pooled = unfold(pool_codes(held, (4, 3), 2, how))
+        assert list(pooled) == sorted(expected)
+        for key, row in expected.items():
+            np.testing.assert_allclose(pooled[key], row, rtol=1e-6)
+    profile = unfold(pool_codes(codes, (1, 1), 1, MAX))
+    for image in range(4):
+        highest = value_PN[place_P3[:, 0] == image].max(axis=0)
+        np.testing.assert_array_equal(profile[image, 0], highest)
+
+
+def test_scores_are_of_the_pairs_asked_for_and_images_are_what_is_resampled() -> None:
+    rng, place_P3 = np.random.default_rng(3), places_of(IMAGES, GRID)
+    a_PN, b_PO = sparse(rng, len(place_P3), 7), sparse(rng, len(place_P3), 5)
+    b_PO[:, 3] += a_PN[:, 6]
+    chosen_I = np.arange(IMAGES) != 5
+    image_I, kept_P = identity(IMAGES, chosen_I), place_P3[:, 0] != 5
+    exchanged_I = shuffle_images(np.zeros(IMAGES, dtype=np.int64), chosen_I, rng)
+    first_X, second_X = np.array([6, 0, 2]), np.array([3, 1, 1])
+
+    def scored(copies: int) -> object:
+        rows = [np.repeat(part, copies, axis=0) for part in (a_PN, b_PO)]
+        place = np.repeat(place_P3, copies, axis=0)
+        place[:, 2] = place[:, 2] * copies + np.arange(len(place)) % copies
+        grid = (GRID[0], GRID[1] * copies)
+        codes = [codes_from_dense(part, place, grid) for part in rows]
+        return score(*codes, image_I, [exchanged_I], first_X, second_X, resamples=400, seed=7)
+
+    found, copied = scored(1), scored(4)
+    r_NO = dense_r(a_PN[kept_P], b_PO[kept_P])
+    np.testing.assert_allclose(found.r_X, r_NO[first_X, second_X])
+    partner_P = exchanged_I[place_P3[kept_P, 0]] * 15 + np.flatnonzero(kept_P) % 15
+    np.testing.assert_allclose(
+        found.shuffled_X, dense_r(a_PN[kept_P], b_PO[partner_P])[first_X, second_X]
+    )
+    assert (found.low_X < found.r_X).all()
+    assert (found.r_X < found.high_X).all()
+    # Four copies of each place say nothing new, and leave every interval as it was.
+    for name in ("r_X", "low_X", "high_X", "shuffled_X"):
+        np.testing.assert_allclose(getattr(copied, name), getattr(found, name))
+
+
+def test_grids_and_places_that_do_not_serve_are_refused() -> None:
+    rng = np.random.default_rng(4)
+    one = codes_from_dense(sparse(rng, 30, 3), places_of(2, GRID), GRID)
+    two = codes_from_dense(sparse(rng, 12, 3), places_of(2, (2, 3)), (2, 3))
+    every, image_I = np.ones(3, dtype=bool), np.arange(2)
+    with pytest.raises(DataError, match="pool the finer one"):
+        top_correlations(one, two, image_I, 1, every, every)
+    with pytest.raises(DataError, match="at least 2 places"):
+        top_correlations(one, one, np.full(2, -1), 1, every, every)
+    with pytest.raises(DataError, match="'max' or 'mean'"):
+        pool_codes(one, (1, 1), 1, "median")
