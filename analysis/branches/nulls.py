@@ -15,7 +15,8 @@ C choose m, included):
   within about 20 % of the true p, typically within 3 %, down to p = 1e-40;
 - by tilted exact-size sampling (`isae.analysis.branches.tilted`) where it moves in jumps (few
   channels hold the energy, or energies are tied) or where the formula has no
-  solution: valid for any row, with a relative standard error of about 3 to 10 % at 1,000 samples, on the safe side.
+  solution: valid for any row, with a relative standard error of about 3 to 10 % at 1,000
+  samples, on the safe side.
 
 Rough rows whose formula gives p > 0.25 keep it: no procedure at an alpha in use rejects there.
 Every run also samples some of its smooth tests and reports by how much the two ways differ.

@@ -8,7 +8,7 @@ into the convolutions: W' = W * g / sqrt(v + eps), b' = beta - m * g / sqrt(v + 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from isae.errors import unknown_name
 from isae.files import sha256
 from isae.inception.calibrate import calibrate_batch_norm, calibration_pixels, he_normal
 from isae.inception.download import fetch
-from isae.inception.layers import GOOGLENET
+from isae.inception.layers import GOOGLENET, Op
 from isae.inception.network import Network, WeightsInfo
 from isae.inception.weights import (
     State,
@@ -63,20 +63,15 @@ class TorchvisionGoogLeNet(Network):
     def _preprocess(self, pixels_BCHW: Tensor) -> Tensor:
         return pixels_BCHW / 127.5 - 1.0
 
-    def _maps(self, pixels_BCHW: Tensor, wanted: list[str]) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = {}
-        x = pixels_BCHW
-        for op in GOOGLENET:
-            if len(maps) == len(wanted):
-                break
-            x = self.net.get_submodule(op.name)(x)
-            if op.name in wanted:
-                maps[op.name] = x
-        return maps
+    def _ops(self) -> Sequence[Op]:
+        return GOOGLENET
 
-    def _logits(self, pixels_BCHW: Tensor) -> Tensor:
-        last = GOOGLENET[-1].name
-        scores: Tensor = self.net.fc(self._maps(pixels_BCHW, [last])[last].mean(dim=(2, 3)))
+    def _apply_op(self, op: Op, x_BCHW: Tensor) -> Tensor:
+        y: Tensor = self.net.get_submodule(op.name)(x_BCHW)
+        return y
+
+    def _head(self, x_BC: Tensor) -> Tensor:
+        scores: Tensor = self.net.fc(x_BC)
         return scores
 
 

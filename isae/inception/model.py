@@ -11,7 +11,7 @@ Legend: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,16 +150,8 @@ class InceptionV1(Network):
     def _preprocess(self, pixels_BCHW: Tensor) -> Tensor:
         return pixels_BCHW - PIXEL_OFFSET
 
-    def _maps(self, pixels_BCHW: Tensor, wanted: list[str]) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = {}
-        x = pixels_BCHW
-        for op in INCEPTION_V1:
-            if len(maps) == len(wanted):
-                break
-            x = self._apply_op(op, x)
-            if op.name in wanted:
-                maps[op.name] = x
-        return maps
+    def _ops(self) -> Sequence[Op]:
+        return INCEPTION_V1
 
     def _apply_op(self, op: Op, x_BCHW: Tensor) -> Tensor:
         if op.kind == "maxpool":
@@ -167,9 +159,8 @@ class InceptionV1(Network):
         y: Tensor = self.trunk[op.name](x_BCHW)
         return F.relu_(y) if op.kind == "conv" else y
 
-    def _logits(self, pixels_BCHW: Tensor) -> Tensor:
-        last = INCEPTION_V1[-1].name
-        scores: Tensor = self.softmax2(self._maps(pixels_BCHW, [last])[last].mean(dim=(2, 3)))
+    def _head(self, x_BC: Tensor) -> Tensor:
+        scores: Tensor = self.softmax2(x_BC)
         return scores
 
     def load_public_state(self, state: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ Legend: B images, C channels, H rows, W columns.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from isae.errors import DataError, unknown_name
-from isae.inception.layers import LayerInfo, layer_table
+from isae.inception.layers import LayerInfo, Op, layer_table
 
 T = TypeVar("T")
 CHUNK = 8
@@ -98,6 +98,31 @@ class Network(nn.Module):
         chunks = self._run(self._logits, images_BCHW)
         return _joined(chunks, len(images_BCHW))
 
+    def activations_from(
+        self, layer: str, map_BCHW: Tensor, layers: Iterable[str]
+    ) -> dict[str, Tensor]:
+        """The maps of `layers` when `layer` has the map given -> {layer: [B, C', H', W']}.
+
+        The network goes on from `layer`, whose map (after the ReLU, as `activations` gives it) may
+        be a changed one; `layers` come after it. Dtypes, memory and bits are as for `activations`:
+        an unchanged map gives the very maps of the pictures. Gradients flow to `map_BCHW`. Raises
+        UnknownNameError for a layer, DataError for a map that cannot be of `layer`.
+        """
+        wanted = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+        self._check_map(layer, map_BCHW)
+        later = list(self.layers)[list(self.layers).index(layer) + 1 :]
+        for name in wanted:
+            if name not in later:
+                raise unknown_name(f"layer of {self.name} after {layer}", name, later)
+        chunks = self._run(lambda one: self._maps(one, wanted, layer), map_BCHW, self._laid_out)
+        return {name: _joined([maps[name] for maps in chunks], len(map_BCHW)) for name in wanted}
+
+    def logits_from(self, layer: str, map_BCHW: Tensor) -> Tensor:
+        """Class scores when `layer` has the map given, as in `activations_from` -> [B, classes]."""
+        self._check_map(layer, map_BCHW)
+        chunks = self._run(lambda one: self._logits(one, layer), map_BCHW, self._laid_out)
+        return _joined(chunks, len(map_BCHW))
+
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """The same as `logits`."""
         return self.logits(images_BCHW)
@@ -113,27 +138,74 @@ class Network(nn.Module):
         return next(self.parameters()).dtype
 
     @abstractmethod
-    def _maps(self, pixels_BCHW: Tensor, wanted: list[str]) -> dict[str, Tensor]:
-        """The maps of `wanted` (at least) for prepared pixels."""
+    def _ops(self) -> Sequence[Op]:
+        """The operations of the trunk, in order."""
 
     @abstractmethod
-    def _logits(self, pixels_BCHW: Tensor) -> Tensor:
-        """The logits for prepared pixels."""
+    def _apply_op(self, op: Op, x_BCHW: Tensor) -> Tensor:
+        """One operation of the trunk."""
+
+    @abstractmethod
+    def _head(self, x_BC: Tensor) -> Tensor:
+        """The logits of the last map's mean over its places."""
+
+    def _maps(
+        self, x_BCHW: Tensor, wanted: list[str], after: str | None = None
+    ) -> dict[str, Tensor]:
+        """The maps of `wanted` for prepared pixels, or for the map of layer `after`."""
+        ops = list(self._ops())
+        if after is not None:
+            ops = ops[[op.name for op in ops].index(after) + 1 :]
+        maps: dict[str, Tensor] = {}
+        for op in ops:
+            if len(maps) == len(wanted):
+                break
+            x_BCHW = self._apply_op(op, x_BCHW)
+            if op.name in wanted:
+                maps[op.name] = x_BCHW
+        return maps
+
+    def _logits(self, x_BCHW: Tensor, after: str | None = None) -> Tensor:
+        """The logits for prepared pixels, or for the map of layer `after`."""
+        last = self._ops()[-1].name
+        if after != last:
+            x_BCHW = self._maps(x_BCHW, [last], after)[last]
+        return self._head(x_BCHW.mean(dim=(2, 3)))
+
+    def _check_map(self, layer: str, map_BCHW: Tensor) -> None:
+        if layer not in self.layers:
+            raise unknown_name(f"layer of {self.name}", layer, self.layers)
+        channels = self.layers[layer].channels
+        shape = tuple(map_BCHW.shape)
+        if len(shape) != 4 or shape[1] != channels or 0 in shape or map_BCHW.dtype.is_complex:
+            raise DataError(
+                f"expected a map of '{layer}' [batch, {channels}, height, width], found "
+                f"{map_BCHW.dtype} of shape {shape}; give one as `activations` returns it"
+            )
 
     @abstractmethod
     def _preprocess(self, pixels_BCHW: Tensor) -> Tensor:
         """The network's own input for float pixels 0..255, fp32 or fp64."""
 
-    def _run(self, function: Callable[[Tensor], T], images_BCHW: Tensor) -> list[T]:
-        """`function` of every chunk, in order; on a CPU on as many threads as torch uses."""
+    def _run(
+        self,
+        function: Callable[[Tensor], T],
+        images_BCHW: Tensor,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> list[T]:
+        """`function` of every chunk, in order; on a CPU on as many threads as torch uses.
+
+        prepare: what makes a chunk fit for `function` (default: the preparation of pixels).
+        """
+        prepared = prepare or self._prepared
         if self.device.type != "cpu":
-            return [function(self._prepared(chunk)) for chunk in self._chunks(images_BCHW)]
+            return [function(prepared(chunk)) for chunk in self._chunks(images_BCHW)]
         modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def work(chunk: Tensor) -> T:
             # Gradient modes belong to a thread, and the thread of the caller has its own.
             with torch.inference_mode(modes[1]), torch.set_grad_enabled(modes[0]):
-                return function(self._prepared(chunk))
+                return function(prepared(chunk))
 
         threads = torch.get_num_threads()
         if threads == 1:  # the caller has threads of its own
@@ -143,9 +215,12 @@ class Network(nn.Module):
 
     def _prepared(self, pixels_BCHW: Tensor) -> Tensor:
         exact = torch.float64 if self.dtype == torch.float64 else torch.float32
-        prepared = self._preprocess(pixels_BCHW.to(self.device).to(exact)).to(self.dtype)
+        return self._laid_out(self._preprocess(pixels_BCHW.to(self.device).to(exact)))
+
+    def _laid_out(self, x_BCHW: Tensor) -> Tensor:
         # Channels last is 2 to 15 times as fast as planes on a CPU (pools gain most).
-        return prepared.contiguous(memory_format=torch.channels_last)
+        moved = x_BCHW.to(self.device).to(self.dtype)
+        return moved.contiguous(memory_format=torch.channels_last)
 
     def _chunks(self, images_BCHW: Tensor) -> Iterator[Tensor]:
         count = CHUNK if self.device.type == "cpu" else len(images_BCHW)

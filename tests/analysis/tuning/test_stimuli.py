@@ -28,6 +28,7 @@ from isae.analysis.tuning.stimuli import (
 )
 from isae.errors import ConfigError, DataError
 from isae.inception import Network, WeightsInfo, layer_table, load_model
+from isae.inception.layers import Op
 
 SIZE, CENTRE, FIELD = 64, (33.25, 30.5), 44.0
 SMALL = StimulusPlan(
@@ -183,12 +184,15 @@ class OneConvolution(Network):
     def _preprocess(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         return pixels_BCHW - 128
 
-    def _maps(self, pixels_BCHW: torch.Tensor, wanted: list[str]) -> dict[str, torch.Tensor]:
-        padding = self.weight.shape[-1] // 2
-        return {"conv2d0": torch.nn.functional.conv2d(pixels_BCHW, self.weight, padding=padding)}
+    def _ops(self) -> list[Op]:
+        return [Op("conv2d0", "conv")]
 
-    def _logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    def _apply_op(self, op: Op, x_BCHW: torch.Tensor) -> torch.Tensor:
+        padding = self.weight.shape[-1] // 2
+        return torch.nn.functional.conv2d(x_BCHW, self.weight, padding=padding)
+
+    def _head(self, x_BC: torch.Tensor) -> torch.Tensor:
+        return x_BC
 
 
 @pytest.mark.parametrize(("channels", "pictures", "error"), [(1, 3, 1e-6), (3, 128, 0.05)])

@@ -26,6 +26,7 @@ from isae.analysis.tuning.summary import largest_gap, summarise_tuning
 from isae.analysis.tuning.tables import curves_table, units_table
 from isae.errors import DataError
 from isae.inception import Network, WeightsInfo
+from isae.inception.layers import Op
 from isae.train import SAE
 
 ANGLES = np.arange(24) * 15.0
@@ -254,11 +255,14 @@ class FilterBank(Network):
     def _preprocess(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         return (pixels_BCHW - 128) / 128
 
-    def _maps(self, pixels_BCHW: torch.Tensor, wanted: list[str]) -> dict[str, torch.Tensor]:
-        return {"conv2d0": torch.nn.functional.conv2d(pixels_BCHW, self.weight).relu()}
+    def _ops(self) -> list[Op]:
+        return [Op("conv2d0", "conv")]
 
-    def _logits(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    def _apply_op(self, op: Op, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(x_BCHW, self.weight).relu()
+
+    def _head(self, x_BC: torch.Tensor) -> torch.Tensor:
+        return x_BC
 
 
 PREFERRED = np.array([0.0, 30.0, 52.0, 90.0, 117.0, 165.0])
