@@ -5,12 +5,14 @@ from __future__ import annotations
 from isae import cli
 from isae.analysis.branches.command import branches
 from isae.analysis.layers.command import layers
+from isae.analysis.study.command import prepare
 from isae.analysis.tuning.command import tuning
 
 app = cli.new_app("Analyse trained SAEs: where their features lie in the network.")
 app.command()(branches)
 app.command()(tuning)
 app.command()(layers)
+app.command()(prepare)
 
 
 def main() -> None:
