@@ -1,0 +1,105 @@
+"""What a trained network shows beyond untrained ones: differences with intervals, verdicts.
+
+For a number measured on s SAEs of the trained network and on u of untrained ones,
+
+    difference = mean_s - mean_u,    interval = difference +- t * sd * sqrt(1 / s + 1 / u),
+
+t the 97.5 % point of Student's distribution. Where both groups have two values or more this is
+Welch's interval; with a single untrained network, sd is that of the trained network's seeds, and
+the interval says nothing of how much untrained networks differ. Seeds are of the SAE: the trained
+network itself is one, so verdicts are about this network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+MORE, LESS, SAME, UNKNOWN = "more", "less", "not told apart", "one seed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One number, trained against untrained. low, high: the interval; NaN with one seed only."""
+
+    name: str
+    trained: tuple[float, ...]
+    untrained: tuple[float, ...]
+    difference: float
+    low: float
+    high: float
+    verdict: str
+
+    def row(self) -> dict[str, Any]:
+        """For a table: means, deviations, counts, difference, interval, verdict."""
+        return {
+            "name": self.name,
+            **_group("trained", self.trained),
+            **_group("untrained", self.untrained),
+            "difference": self.difference,
+            "low": self.low,
+            "high": self.high,
+            "verdict": self.verdict,
+        }
+
+
+def judge(name: str, trained: Sequence[float], untrained: Sequence[float]) -> Verdict:
+    """Compare one number's values, NaN left out -> Verdict."""
+    ours = tuple(float(value) for value in trained if math.isfinite(value))
+    theirs = tuple(float(value) for value in untrained if math.isfinite(value))
+    if not ours or not theirs:
+        return Verdict(name, ours, theirs, math.nan, math.nan, math.nan, UNKNOWN)
+    difference = float(np.mean(ours) - np.mean(theirs))
+    half = _half_width(ours, theirs)
+    if half is None:
+        return Verdict(name, ours, theirs, difference, math.nan, math.nan, UNKNOWN)
+    low, high = difference - half, difference + half
+    word = MORE if low > 0 else LESS if high < 0 else SAME
+    return Verdict(name, ours, theirs, difference, low, high, word)
+
+
+def judge_all(
+    trained: Sequence[Mapping[str, float]], untrained: Sequence[Mapping[str, float]]
+) -> list[Verdict]:
+    """`judge` of every number that both have; the order is that of the first trained one."""
+    names = list(dict.fromkeys(name for one in trained for name in one))
+    both = {name for one in untrained for name in one}
+    return [
+        judge(
+            name,
+            [one[name] for one in trained if name in one],
+            [one[name] for one in untrained if name in one],
+        )
+        for name in names
+        if name in both
+    ]
+
+
+def _half_width(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float | None:
+    s, u = len(ours), len(theirs)
+    if s > 1 and u > 1:
+        parts = (np.var(ours, ddof=1) / s, np.var(theirs, ddof=1) / u)
+        total = float(sum(parts))
+        if total == 0:
+            return 0.0
+        freedom = total**2 / (parts[0] ** 2 / (s - 1) + parts[1] ** 2 / (u - 1))
+        return float(student.ppf(0.975, freedom) * math.sqrt(total))
+    if s == 1 and u == 1:
+        return None
+    several = ours if s > 1 else theirs
+    deviation = float(np.std(several, ddof=1))
+    factor = math.sqrt(1 / s + 1 / u)
+    return float(student.ppf(0.975, len(several) - 1)) * deviation * factor
+
+
+def _group(name: str, values: tuple[float, ...]) -> dict[str, Any]:
+    return {
+        name: float(np.mean(values)) if values else math.nan,
+        f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
+        f"{name}_n": len(values),
+    }
