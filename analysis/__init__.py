@@ -1,8 +1,10 @@
 """Analyses of trained SAEs: features among the network's branches, across its layers, to stimuli.
 
-`analyze_branches`, `analyze_layers` and `analyze_tuning` write tables, summary and figures; `find`
+`analyze_branches`, `analyze_layers`, `analyze_tuning` and `analyze_curves` write tables, summary
+and figures; `find`
 gives the statistics of any decoder as arrays; `concentration_pvalues` is the null model alone.
 `make_stimuli` draws stimuli of known factors, `find_tuning` measures any units' answers to them.
+`analyze_stability` compares runs of other seeds; `spread` gives the numbers of summaries a spread.
 """
 
 from __future__ import annotations
@@ -18,9 +20,14 @@ if TYPE_CHECKING:
     from isae.analysis.branches.findings import Findings, find
     from isae.analysis.branches.nulls import concentration_pvalues
     from isae.analysis.branches.shares import branch_scores, branch_shares
+    from isae.analysis.curves.analyze import analyze_curves
+    from isae.analysis.curves.config import CurvesConfig
     from isae.analysis.layers.analyze import analyze_layers
     from isae.analysis.layers.config import LayersConfig
     from isae.analysis.multiple import benjamini_hochberg
+    from isae.analysis.stability.analyze import analyze_stability
+    from isae.analysis.stability.config import StabilityConfig
+    from isae.analysis.stability.spread import spread, spread_text
     from isae.analysis.tuning.analyze import analyze_tuning
     from isae.analysis.tuning.config import TuningConfig
     from isae.analysis.tuning.findings import TuningFindings, find_tuning
@@ -29,14 +36,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Activity",
     "BranchesConfig",
+    "CurvesConfig",
     "Findings",
     "LayersConfig",
+    "StabilityConfig",
     "StimulusPlan",
     "StimulusSet",
     "TuningConfig",
     "TuningFindings",
     "analyze_branches",
+    "analyze_curves",
     "analyze_layers",
+    "analyze_stability",
     "analyze_tuning",
     "benjamini_hochberg",
     "branch_scores",
@@ -46,21 +57,27 @@ __all__ = [
     "find_tuning",
     "make_stimuli",
     "read_activity",
+    "spread",
+    "spread_text",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Activity": "activity",
         "BranchesConfig": "branches.config",
+        "CurvesConfig": "curves.config",
         "Findings": "branches.findings",
         "LayersConfig": "layers.config",
+        "StabilityConfig": "stability.config",
         "StimulusPlan": "tuning.stimuli",
         "StimulusSet": "tuning.stimuli",
         "TuningConfig": "tuning.config",
         "TuningFindings": "tuning.findings",
         "analyze_branches": "branches.analyze",
+        "analyze_curves": "curves.analyze",
         "analyze_layers": "layers.analyze",
+        "analyze_stability": "stability.analyze",
         "analyze_tuning": "tuning.analyze",
         "benjamini_hochberg": "multiple",
         "branch_scores": "branches.shares",
@@ -70,5 +87,7 @@ __getattr__ = lazy_names(
         "find_tuning": "tuning.findings",
         "make_stimuli": "tuning.stimuli",
         "read_activity": "activity",
+        "spread": "stability.spread",
+        "spread_text": "stability.spread",
     },
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from isae import cli
 from isae.analysis.branches.command import branches
+from isae.analysis.curves.command import curves
 from isae.analysis.layers.command import layers
+from isae.analysis.stability.command import stability
 from isae.analysis.study.command import prepare
 from isae.analysis.tuning.command import tuning
 
@@ -12,6 +14,8 @@ app = cli.new_app("Analyse trained SAEs: where their features lie in the network
 app.command()(branches)
 app.command()(tuning)
 app.command()(layers)
+app.command()(curves)
+app.command()(stability)
 app.command()(prepare)
 
 
