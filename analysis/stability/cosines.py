@@ -79,7 +79,8 @@ def row_cosines(one_XC: F32, two_XC: F32) -> F64:
     one, two = one_XC.astype(np.float64), two_XC.astype(np.float64)
     lengths_X = np.sqrt((one**2).sum(axis=1) * (two**2).sum(axis=1))
     product_X = (one * two).sum(axis=1)
-    return np.clip(product_X / np.where(lengths_X > 0, lengths_X, 1.0), -1.0, 1.0)
+    cosine_X: F64 = np.clip(product_X / np.where(lengths_X > 0, lengths_X, 1.0), -1.0, 1.0)
+    return cosine_X
 
 
 def largest_cosines(one_NC: F32, parts: Iterable[F32]) -> F64:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from isae.analysis.multiple import benjamini_hochberg
 from isae.analysis.stability.config import StabilityConfig
 from isae.analysis.stability.cosines import row_cosines, top_cosines
 from isae.analysis.stability.inputs import Dictionary
-from isae.analysis.stability.null import best_null, random_rows
+from isae.analysis.stability.null import RandomRows, best_null, random_rows
 from isae.progress import QUIET, Reporter
 from isae.randomness import keyed_rng
 
@@ -115,31 +115,46 @@ def find_stability(
     matches: dict[tuple[int, int], tuple[Tops, Matches, Bools]] = {}
     for one, other in combinations(range(len(some)), 2):
         matches |= _match(some, one, other, config)
-    directions = []
-    pairs = list(permutations(range(len(some)), 2))
-    drawn_from = {basis: [random_rows(_rows(each, basis)) for each in some] for basis in BASES}
-    with reporter.task(len(pairs), "null", "directions") as meter:
-        for one, other in pairs:
-            nearest = {}
-            for basis in BASES:
-                mine, theirs = _rows(some[one], basis), _rows(some[other], basis)
-                tops = (
-                    matches[one, other][0] if basis == "decoder" else top_cosines(mine, theirs, 1)
-                )
-                rng = keyed_rng(config.seed, "stability", basis, one, other)
-                null = best_null(mine, drawn_from[basis][other], config.dictionaries, rng)
-                best_A, cosine_A = tops.feature_NK[:, 0].astype(np.int64), tops.r_NK[:, 0]
-                nearest[basis] = Nearest(
-                    best_A=best_A,
-                    cosine_A=cosine_A,
-                    p_A=null.p(cosine_A),
-                    null_A=null.largest_DN.mean(axis=0),
-                    chance_A=null.p(np.full(len(mine), config.threshold)),
-                    drawn_DA=null.largest_DN,
-                )
-            directions.append(_direction(some, one, other, nearest, *matches[one, other][1:]))
+    nearest: dict[tuple[int, int], dict[str, Nearest]] = {pair: {} for pair in matches}
+    with reporter.task(len(BASES) * len(some), "null", "dictionaries") as meter:
+        for basis, other in product(BASES, range(len(some))):
+            source = random_rows(_rows(some[other], basis))
+            for one in range(len(some)):
+                if one != other:
+                    tops = matches[one, other][0] if basis == "decoder" else None
+                    nearest[one, other][basis] = _nearest(
+                        some, one, other, basis, tops, source, config
+                    )
             meter.advance()
+    directions = [
+        _direction(some, one, other, nearest[one, other], *matches[one, other][1:])
+        for one, other in sorted(matches)
+    ]
     return _decide(some, directions, config)
+
+
+def _nearest(
+    some: list[Dictionary],
+    one: int,
+    other: int,
+    basis: str,
+    tops: Tops | None,
+    source: RandomRows,
+    config: StabilityConfig,
+) -> Nearest:
+    """tops: the best partners where they are known; source: of random rows like `other`'s."""
+    mine = _rows(some[one], basis)
+    tops = tops or top_cosines(mine, _rows(some[other], basis), 1)
+    rng = keyed_rng(config.seed, "stability", basis, one, other)
+    null = best_null(mine, source, config.dictionaries, rng)
+    return Nearest(
+        best_A=tops.feature_NK[:, 0].astype(np.int64),
+        cosine_A=tops.r_NK[:, 0],
+        p_A=null.p(tops.r_NK[:, 0]),
+        null_A=null.largest_DN.mean(axis=0),
+        chance_A=null.p(np.full(len(mine), config.threshold)),
+        drawn_DA=null.largest_DN,
+    )
 
 
 def _rows(dictionary: Dictionary, basis: str) -> F32:

@@ -166,7 +166,7 @@ def number_text(number: Spread) -> str:
         return f"{mean:,.6g} (n = {n})"
     if sd == 0:
         return f"{mean:,.6g} +- 0 (n = {n})"
-    digits = min(max(1 - math.floor(math.log10(sd)), 0), 12)
+    digits = min(max(1 - int(f"{sd:.1e}".partition("e")[2]), 0), 12)
     return f"{mean:,.{digits}f} +- {sd:,.{digits}f} (n = {n})"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from isae.analysis.outputs import write_table
 from isae.analysis.stability.findings import Direction, StabilityFindings
 from isae.analysis.stability.spread import Spread, spread_numbers
-from isae.analysis.tuning.tables import write_table
 
 
 def write_tables(findings: StabilityFindings, spreads: dict[str, Spread], folder: Path) -> None:
