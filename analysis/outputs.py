@@ -1,11 +1,16 @@
-"""The folder that an analysis writes: when it may be made or replaced."""
+"""The folder that an analysis writes: when it may be made or replaced, and its tables."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
 from isae.errors import RunError
+from isae.files import atomic_path
 
 SUMMARY = "summary.json"
 
@@ -33,6 +38,15 @@ def check_out(out: Path, analysis: str, overwrite: bool) -> None:
             f"expected no analysis in {out}, found one; choose another --out, or replace it with "
             "--overwrite"
         )
+
+
+def write_table(table: pa.Table, stem: Path, *, csv: bool = True) -> None:
+    """STEM.parquet, and STEM.csv unless the table has lists, each atomically."""
+    with atomic_path(stem.with_suffix(".parquet")) as path:
+        pq.write_table(table, path, compression="zstd")
+    if csv:
+        with atomic_path(stem.with_suffix(".csv")) as path:
+            pa_csv.write_csv(table, path)
 
 
 def _holds(out: Path, analysis: str) -> bool:

@@ -28,6 +28,8 @@ from isae.errors import ImageError, IsaeError
 from isae.images import BadImage, ImageSource, open_source, resize_crop
 from isae.inception import LayerInfo
 from isae.progress import Reporter
+from isae.randomness import hash64
+from isae.store import Store
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,19 @@ class Cropper:
             return resize_crop(self.source.load(image), self.size)
         except (BadImage, ImageError):
             return None
+
+
+def draw_pictures(
+    store: Store, source: ImageSource, split: str, count: int, size: int, seed: int
+) -> tuple[U8, list[int]]:
+    """Up to `count` of a store's readable pictures of a split, drawn by the seed.
+
+    -> (uint8 [P, size, size, 3] RGB, their numbers in the store).
+    """
+    among = np.flatnonzero(np.array(store.images.column("split").to_pylist()) == split)
+    among = among[np.argsort(hash64(seed, among), kind="stable")[:count]]
+    boxes = np.tile([0, 0, size, size], (len(among), 1))
+    cut = Cropper(source, size).cut(among.tolist(), boxes)
+    pixels = [one for one in cut if one is not None]
+    used = [int(i) for i, one in zip(among, cut, strict=True) if one is not None]
+    return np.stack(pixels) if pixels else np.empty((0, size, size, 3), dtype=np.uint8), used

@@ -136,6 +136,7 @@ def find(
         )
         p[basis] = np.full((len(alive_N), len(branches)), np.nan)
         p[basis][alive_N] = concentration[basis].p_NB
+    q = _jointly(p, benjamini_hochberg)
     shares = {basis: branch_shares(energy_NC, branches) for basis, energy_NC in energy.items()}
     var_C = std_C.astype(np.float64) ** 2
     return Findings(
@@ -155,7 +156,7 @@ def find(
         dominant={basis: dominant(shares[basis]) for basis in BASES},
         concentration=concentration,
         p=p,
-        q=_jointly(p, benjamini_hochberg),
+        q=q,
         holm=_jointly(p, holm),
         bonferroni=_jointly(p, bonferroni),
         columns={
@@ -163,7 +164,7 @@ def find(
             for basis in BASES
         },
         tests=int(sum(np.isfinite(p[basis]).sum() for basis in BASES)),
-        assigned_N=_assigned(p, alpha),
+        assigned_N=assign(p, q, alpha),
     )
 
 
@@ -173,9 +174,8 @@ def _jointly(p: dict[str, F64], correct: Callable[[F64], F64]) -> dict[str, F64]
     return {**dict(zip(BASES, together, strict=True)), RELATIVE: correct(p[RELATIVE])}
 
 
-def _assigned(p: dict[str, F64], alpha: float) -> I64:
-    """Branch of the smallest decoder p among those significant in every basis, or -1 -> [N]."""
-    q = _jointly(p, benjamini_hochberg)
+def assign(p: Mapping[str, F64], q: Mapping[str, F64], alpha: float) -> I64:
+    """Branch of the smallest decoder p among those with q <= alpha in every basis, or -1 -> [N]."""
     eligible = np.logical_and.reduce([q[basis] <= alpha for basis in BASES])
     best_NB = np.where(eligible, p["decoder"], np.inf)
     return np.where(eligible.any(axis=1), best_NB.argmin(axis=1), -1).astype(np.int64)

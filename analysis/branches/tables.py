@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from isae.analysis.activity import Activity
 from isae.analysis.arrays import I64, Bools
 from isae.analysis.branches.findings import RELATIVE, Findings
 from isae.analysis.branches.shares import BASES
-from isae.files import atomic_path
+from isae.analysis.outputs import write_table
 
 
-def features_table(findings: Findings, activity: Activity, images: pa.Table) -> pa.Table:
+def features_table(
+    findings: Findings,
+    activity: Activity,
+    images: pa.Table,
+    measured: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> pa.Table:
     """One row per feature.
 
     feature, alive, fired_rows, firing_rate, mean_activation (over the rows where it fires),
     max_activation; r_BRANCH; per basis share_, p_ and q_BASIS_BRANCH (null where not tested);
     dominant_BASIS; significant_BASIS and significant_both (branch names joined by ';'), assigned;
+    `measured` (cluster of near-duplicates; excess_BASIS_BRANCH; causal_WAY_MEASURE_BRANCH, see
+    isae.analysis.branches.causal; logit_, see logits; cut_, see rings; null where a feature has no
+    rows or, for intervals, too few images);
     top_image, top_name, top_label, top_y, top_x of the strongest row. Units: activations are the
     SAE's code, shares are parts of 1.
     """
@@ -38,8 +46,8 @@ def features_table(findings: Findings, activity: Activity, images: pa.Table) -> 
     for j, name in enumerate(names):
         columns[f"r_{name}"] = findings.scores_NB[:, j]
     for basis in (*BASES, RELATIVE):
-        measured = {"share": findings.shares, "p": findings.p, "q": findings.q}
-        for measure, values in measured.items():
+        tests = {"share": findings.shares, "p": findings.p, "q": findings.q}
+        for measure, values in tests.items():
             for j, name in enumerate(names):
                 columns[f"{measure}_{basis}_{name}"] = values[basis][:, j]
     for basis in BASES:
@@ -47,6 +55,7 @@ def features_table(findings: Findings, activity: Activity, images: pa.Table) -> 
         columns[f"significant_{basis}"] = _joined(findings.significant[basis], names)
     columns["significant_both"] = _joined(findings.both_NB, names)
     columns["assigned"] = _named(findings.assigned_N, names)
+    columns |= measured or {}
     columns |= _strongest(activity, images)
     return pa.table(
         {
@@ -58,12 +67,8 @@ def features_table(findings: Findings, activity: Activity, images: pa.Table) -> 
 
 def write_tables(features: pa.Table, patches: pa.Table, folder: Path) -> None:
     """features.parquet, features.csv and patches.parquet, each atomically."""
-    with atomic_path(folder / "features.parquet") as path:
-        pq.write_table(features, path, compression="zstd")
-    with atomic_path(folder / "features.csv") as path:
-        pa_csv.write_csv(features, path)
-    with atomic_path(folder / "patches.parquet") as path:
-        pq.write_table(patches, path, compression="zstd")
+    write_table(features, folder / "features")
+    write_table(patches, folder / "patches", csv=False)
 
 
 def _named(numbers_N: I64, names: list[str]) -> pa.Array:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from isae.analysis.arrays import U8
-from isae.analysis.patches import Cropper, find_pictures
+from isae.analysis.patches import draw_pictures, find_pictures
 from isae.analysis.tuning.effective_field import noise_pictures
 from isae.progress import Reporter
-from isae.randomness import hash64
 from isae.store import Store
 
 
@@ -26,16 +23,9 @@ def field_pictures(
         store.manifest["images"], int(store.manifest["seed"]), images, reporter, "effective field"
     )
     if source is not None:
-        split = np.array(store.images.column("split").to_pylist())
-        for name in ("holdout", "train"):
-            among = np.flatnonzero(split == name)
-            among = among[np.argsort(hash64(seed, among), kind="stable")[:count]]
-            boxes = np.tile([0, 0, size, size], (len(among), 1))
-            cut = Cropper(source, size).cut(among.tolist(), boxes)
-            pixels = [one for one in cut if one is not None]
-            if pixels:
-                used = [int(i) for i, one in zip(among, cut, strict=True) if one is not None]
-                about = {"kind": "pictures of the store", "split": name, "images": used}
-                return np.stack(pixels), about
+        for split in ("holdout", "train"):
+            pixels, used = draw_pictures(store, source, split, count, size, seed)
+            if used:
+                return pixels, {"kind": "pictures of the store", "split": split, "images": used}
     noise = {"kind": "noise, amplitude 1/f", "split": None, "images": count, "seed": seed}
     return noise_pictures(count, size, seed), noise

@@ -24,6 +24,8 @@ from isae.store import BuildConfig, Store, build_store, open_store
 from isae.train import SAE
 
 LAYER, N, K, DEAD = "mixed4a", 70, 8, 5
+SHARES_ONLY = {"heldout_rows": 0, "pictures": 0, "reference_rows": 0}
+"""Options without the measures that need replaced rows, the network or other dictionaries."""
 NAMES = ["1x1", "3x3", "5x5", "pool"]
 
 
@@ -66,7 +68,7 @@ def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(run: Path) -> dict:
-    return analyze_branches(run, config=BranchesConfig(top=4))
+    return analyze_branches(run, config=BranchesConfig(top=4, pictures=8, spliced=6))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_every_file_is_there_and_whole(folder: Path, summary: dict) -> None:
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     figures = {
         f"figures/{name}.{kind}"
-        for name in ("shares", "discoveries", "p_values", "r_scores")
+        for name in ("shares", "discoveries", "p_values", "r_scores", "causal", "references")
         for kind in ("png", "svg")
     }
     sheets = {f"sheets/{name}.png" for name in NAMES}
@@ -147,6 +149,75 @@ def test_the_summary_repeats_the_table(folder: Path, summary: dict) -> None:
     np.testing.assert_allclose(shares, 1.0)
 
 
+def test_the_measures_stand_in_the_table_and_the_summary(folder: Path, summary: dict) -> None:
+    table = pq.read_table(folder / "features.parquet")
+    assert summary["skipped"] == {}
+    assert {"causal shares", "logits", "kernel size", "references"} <= set(
+        summary["seconds_by_stage"]
+    )
+    causal, logits = summary["causal"], summary["logits"]
+    rows = table.column("causal_rows").to_numpy()
+    assert causal["features_with_pairs"] == (rows > 0).sum() > 20
+    assert causal["pairs"] == rows.sum()
+    assert causal["split"] == logits["pictures"]["split"] == "holdout"
+    enough = table.column("causal_images").to_numpy() >= 5
+    assert causal["features_with_images_enough"] == enough.sum() > 0
+    for name in NAMES:
+        share = table.column(f"causal_other_share_{name}").to_numpy()
+        assert np.isfinite(share[rows > 0]).all()
+        assert np.isnan(share[rows == 0]).all()
+        one = causal["branches"][name]["other"]["share"]
+        assert one["mean"] == pytest.approx(share[enough].mean())
+        low, high = (table.column(f"causal_other_share_{end}_{name}") for end in ("low", "high"))
+        assert (low.to_numpy()[enough] <= high.to_numpy()[enough]).all()
+        assert one["interval_95"][0] <= one["mean"] <= one["interval_95"][1]
+        excess = table.column(f"excess_decoder_{name}").to_numpy()
+        chance = summary["branches"][name]["channel_share"]
+        shares = table.column(f"share_decoder_{name}").to_numpy()
+        np.testing.assert_allclose(excess, shares - chance)
+    parts = sum(table.column(f"logit_share_{name}").to_numpy() for name in NAMES)
+    seen = table.column("logit_images").to_numpy() > 0
+    np.testing.assert_allclose(parts[seen], 1.0)
+    assert logits["splices"]["features"] == 6
+    assert logits["splices"]["correlation"] > 0.5
+    assert set(summary["kernel_size"]["features"]) == {"all", "assigned_to_5x5"}
+    lines = summary["references"]["dictionaries"]
+    assert set(lines) == {"sae", "gaussian", "rotated within", "rotated", "pca", "nmf", "neurons"}
+    assert lines["sae"]["rows"] == summary["tested"]
+    assert summary["effects"]["clusters"] <= summary["alive"]
+
+
+def test_several_runs_are_corrected_together(store: Store, tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, store, LAYER) for name in ("one", "two")]
+    short = ["--heldout-rows", "0", "--pictures", "0", "--reference-rows", "0", "--quiet"]
+    out = ["--out", str(tmp_path / "joint"), "--max-rows", "60"]
+    command = ["branches", *map(str, runs), *short]
+    with pytest.raises(ConfigError, match="--out"):
+        app(command, standalone_mode=False)
+    app([*command, *out], standalone_mode=False)
+    joint = json.loads((tmp_path / "joint" / "summary.json").read_text())
+    single = [
+        json.loads((run / "analysis" / "branches" / "summary.json").read_text()) for run in runs
+    ]
+    assert joint["tests"] == sum(one["tests"] for one in single)
+    assert joint["runs"] == [str(run) for run in runs]
+    with pytest.raises(RunError, match="--overwrite"):
+        app([*command, *out], standalone_mode=False)
+
+
+def test_another_dictionary_stands_beside_the_saes(run: Path, store: Store, tmp_path: Path) -> None:
+    config = BranchesConfig(max_rows=60, **SHARES_ONLY)
+    against = make_run(tmp_path / "other", store, LAYER)
+    found = analyze_branches(run, against=against, out=tmp_path / "out", config=config)
+    assert set(found["references"]["dictionaries"]) == {"sae", "against"}
+    apart = found["against"]["sae_minus_against"]["mean_share"]["5x5"]
+    low, high = apart["interval_95"]
+    assert low <= apart["difference"] <= high
+    plain = make_run(tmp_path / "plain", store, "conv2d2")
+    with pytest.raises(RunError, match="conv2d2"):
+        analyze_branches(run, against=plain, out=tmp_path / "two", config=config)
+
+
 def test_the_csv_holds_the_same_table(folder: Path) -> None:
     parquet = pq.read_table(folder / "features.parquet")
     csv = pa_csv.read_csv(folder / "features.csv")
@@ -181,14 +252,15 @@ def test_patches_are_the_strongest_rows(folder: Path, run: Path, store: Store) -
 def test_the_same_seed_gives_the_same_tables_at_any_batch_size(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
-    analyze_branches(run, out=tmp_path / "out", config=BranchesConfig(top=4, batch_size=37))
+    config = BranchesConfig(top=4, pictures=8, spliced=6, reference_rows=0, batch_size=37)
+    analyze_branches(run, out=tmp_path / "out", config=config)
     for name in ("features.parquet", "patches.parquet"):
         one, two = (pq.read_table(where / name) for where in (folder, tmp_path / "out"))
         for column in one.schema.names:
             left, right = one.column(column), two.column(column)
             if pa.types.is_floating(left.type):
                 # The encoder's products may differ in the last bits with the number of rows.
-                np.testing.assert_allclose(left.to_numpy(), right.to_numpy(), rtol=1e-5)
+                np.testing.assert_allclose(left.to_numpy(), right.to_numpy(), rtol=1e-5, atol=1e-6)
             else:
                 assert left.to_pylist() == right.to_pylist()
 
@@ -221,7 +293,7 @@ def test_the_working_directory_is_no_place_for_a_folder_that_is_replaced(
 def test_a_link_to_an_analysis_is_followed(run: Path, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    config = BranchesConfig(top=3, max_rows=200)
+    config = BranchesConfig(top=3, max_rows=200, **SHARES_ONLY)
     analyze_branches(run, out=tmp_path / "link", overwrite=True, config=config)
     assert (tmp_path / "link").is_symlink()
     read = json.loads((tmp_path / "real" / "summary.json").read_text())
@@ -237,21 +309,28 @@ def test_a_failure_on_the_way_leaves_nothing(
 
     monkeypatch.setattr("isae.analysis.branches.analyze.write_figures", full)
     with pytest.raises(OSError, match="No space"):
-        analyze_branches(run, out=tmp_path / "out", config=BranchesConfig(max_rows=50))
+        analyze_branches(
+            run, out=tmp_path / "out", config=BranchesConfig(max_rows=50, **SHARES_ONLY)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_changed_pictures_cost_the_sheets_only(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    config = BranchesConfig(max_rows=50)
+    config = BranchesConfig(max_rows=50, heldout_rows=0, reference_rows=0)
     reporter = Reporter(quiet=True)
     analyze_branches(
         run, images="synthetic:23", out=tmp_path / "out", config=config, reporter=reporter
     )
     assert "does not hold the pictures" in capsys.readouterr().err
     assert not (tmp_path / "out" / "sheets").exists()
-    read = json.loads((tmp_path / "out" / "summary.json").read_text())["images"]
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert written["skipped"]["causal"] == "not asked for"
+    assert "--images" in written["skipped"]["logits"]
+    assert "--images" in written["skipped"]["kernel_size"]
+    assert not {"causal", "logits", "kernel_size", "references"} & set(written)
+    read = written["images"]
     assert read["rows_read"] == 50
     assert sum(read["rows_read_by_split"].values()) == 50
     assert min(read["rows_read_by_split"].values()) > 0
@@ -306,7 +385,19 @@ def test_a_missing_run_and_a_layer_without_branches_are_refused(
 
 
 @pytest.mark.parametrize(
-    "option", [{"alpha": 0.0}, {"alpha": 1.0}, {"top": 0}, {"max_rows": 0}, {"batch_size": 0}]
+    "option",
+    [
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"top": 0},
+        {"max_rows": 0},
+        {"batch_size": 0},
+        {"heldout_rows": -1},
+        {"pairs": 0},
+        {"draws": 0},
+        {"pictures": -1},
+        {"alike": 0.0},
+    ],
 )
 def test_options_out_of_range_are_refused(option: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
@@ -316,7 +407,9 @@ def test_options_out_of_range_are_refused(option: dict) -> None:
 def test_the_command_prints_one_json_object_and_nothing_else(
     run: Path, summary: dict, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
+    short = ["--heldout-rows", "0", "--pictures", "0", "--reference-rows", "0"]
     arguments = ["branches", str(run), "--quiet", "--out", str(tmp_path / "out"), "--top", "4"]
+    arguments += short
     app([*arguments, "--json"], standalone_mode=False)
     printed = capfd.readouterr()
     assert printed.err == ""
