@@ -97,6 +97,7 @@ def write_arrays(assembly: Assembly, count: int) -> Assembled | None:
             if not _are_whole(path, (form.units + 1, count)):
                 write_cuts(path, Runs(segments, form.stride), SHARD_ROWS)
     assembly.ranks.barrier("cuts")
+    assembly.work.check_there()
     _make_units(assembly, [UnitMaker(assembly.place, assembly.work, segments, f) for f in forms])
     assembly.ranks.barrier("units")
     return _collect(assembly, forms) if assembly.ranks.first else None
@@ -130,6 +131,7 @@ def commit(
         place.write(key, data)
         files[key] = file_hash.entry(data)
     assembly.stop.check()
+    assembly.work.check_there()
     # What a killed --overwrite had not removed yet.
     stored = place.keys()
     for key, _ in stored:
@@ -197,9 +199,14 @@ def _make_units(assembly: Assembly, makers: Sequence[UnitMaker]) -> None:
         done = list(pool.map(lambda one: one[0].is_done(one[1]), mine))
     todo = [one for one, whole in zip(mine, done, strict=True) if not whole]
     total = sum(_unit_rows(maker, number) for maker, number in mine)
+
+    def make(one: tuple[UnitMaker, int]) -> int:
+        assembly.work.check_there()
+        return make_unit(one)
+
     with assembly.reporter.task(total, "writing", "rows") as meter:
         meter.skip_to(total - sum(_unit_rows(maker, number) for maker, number in todo))
-        for rows in in_threads(make_unit, todo, assembly.stop, assembly.threads):
+        for rows in in_threads(make, todo, assembly.stop, assembly.threads):
             meter.advance(rows)
 
 
@@ -216,7 +223,8 @@ def _collect(assembly: Assembly, forms: Sequence[GridForm]) -> Assembled:
     exact_variance: dict[str, float] = {}
     first_keys: dict[int, list[str]] = {}
     for form in forms:
-        units = [SegmentFile(assembly.work.unit(form.stride, n)) for n in range(form.units)]
+        work = assembly.work
+        units = [work.open(work.unit(form.stride, n)) for n in range(form.units)]
         first_keys[form.stride] = [unit.facts["first_key"] for unit in units]
         for unit in units:
             files |= unit.facts["files"]

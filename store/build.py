@@ -32,6 +32,7 @@ from isae.store.plan import Plan, make_plan
 from isae.store.ranks import find_ranks
 from isae.store.segment_watch import bad_of, check_times
 from isae.store.segmenting import max_bad, segments_of, write_segments
+from isae.store.work import BUILD
 
 
 def build_store(
@@ -60,8 +61,9 @@ def build_store(
                 finished = stack.enter_context(claimed(plan, overwrite, resume, reporter, ranks))
                 if finished is None:
                     check_times(plan, reporter)
-            if not ranks.share("claimed", finished is not None):
-                _check_shared(plan)
+            name = ranks.share("claimed", plan.work.build if finished is None else None)
+            if name is not None:
+                _check_shared(plan, name)
                 finished = _build(plan, reporter if ranks.first else QUIET, stop)
             return finished or manifest.read(plan.place)
 
@@ -96,15 +98,16 @@ def _build(plan: Plan, reporter: Reporter, stop: Interrupts) -> manifest.Manifes
     return found
 
 
-def _check_shared(plan: Plan) -> None:
+def _check_shared(plan: Plan, name: str) -> None:
     """Raise StoreError unless this process sees the work folder that the first one began."""
-    begun = plan.work.plan or {}
-    if any(begun.get(key) != value for key, value in plan.identity().items()):
+    begun, asked = plan.work.plan or {}, {**plan.identity(), BUILD: name}
+    if any(begun.get(key) != value for key, value in asked.items()):
         raise StoreError(
             f"expected {plan.work.folder}, as the first process of this build began it, in "
             f"process {plan.ranks.rank} too, found nothing or another build there; give --scratch "
             "(and --out) on a disk that all machines share"
         )
+    plan.work.go_on()
 
 
 def _count(plan: Plan, counts: Counts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,6 +17,7 @@ from isae.store.ownership import (
     TOKEN,
     check_here,
     check_ours,
+    disown,
     forget,
     is_apart,
     is_ours,
@@ -23,6 +25,7 @@ from isae.store.ownership import (
 )
 from isae.store.plan import Job, one_text
 from isae.store.ranks import Ranks
+from isae.store.work import BUILD
 
 
 @contextmanager
@@ -128,18 +131,23 @@ def _check_same(job: Job, begun: Mapping[str, Any]) -> None:
 def _begin(job: Job, reporter: Reporter) -> None:
     """Empty the place for a new build."""
     estimate = check_disk(job, resumed=False)
-    token = own(job.place, job.work)
-    # A store loses its mark before anything else, and the plan stands before the rest goes: a kill
-    # on the way leaves an unfinished store that can be resumed.
+    token, name = own(job.place, job.work), secrets.token_hex(16)
+    if job.work.begun:
+        check_ours(job.place, job.work)  # another build may have begun there since it was looked at
+        job.work.end()
+    job.work.begin({**job.identity(), TOKEN: token, BUILD: name})
+    own(job.place, job.work, name)
+    # The plan stands, and the mark is gone, before anything else goes: a kill on the way leaves the
+    # store that was there, or an unfinished one that can be resumed.
     job.place.delete(COMPLETE)
-    job.work.end()
-    job.work.begin({**job.identity(), TOKEN: token})
     _empty(job)
     reporter.say(estimate)
 
 
 def _go_on(job: Job, reporter: Reporter) -> None:
     """Make what an earlier build left ready."""
+    job.work.go_on()
+    own(job.place, job.work, job.work.build)
     job.place.sweep()
     if not job.work.units_done():
         _empty(job)  # a killed --overwrite may have left files of the store before
@@ -202,6 +210,8 @@ def _tidy(job: Job, made_folder: bool, lock: PlaceLock, begun: bool, alone: bool
             done = len(job.work.segments_done())
             if job.place.size(COMPLETE) is None and not done and alone:
                 forget(job.place, job.work)
+        elif begun and not is_ours(job.place, job.work):
+            disown(job.place, job.work)
     with suppress(OSError, StoreError):
         lock.release()
         if made_folder and job.place.local is not None and not job.place.keys():

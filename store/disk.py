@@ -11,7 +11,6 @@ from isae.errors import StoreError
 from isae.store.ownership import is_apart
 from isae.store.places import LocalPlace
 from isae.store.plan import Job
-from isae.store.segments import SegmentFile
 from isae.store.work import Work
 
 DISK_MARGIN = 1.02
@@ -86,7 +85,7 @@ def _raw_of_units(work: Work) -> int:
     total = 0
     for stride, number in work.units_done():
         with suppress(StoreError):  # a damaged one is made again
-            total += int(SegmentFile(work.unit(stride, number)).facts.get("raw_bytes", 0))
+            total += int(work.open(work.unit(stride, number)).facts.get("raw_bytes", 0))
     return total
 
 

@@ -160,7 +160,10 @@ def _write_segments(job: Gathering, reporter: Reporter, stop: Interrupts) -> Non
 
 
 def _write_segment(job: Gathering, number: int) -> None:
-    write_segment(job.work.segment(number), job.origin.segment(number))
+    segment = job.origin.segment(number)
+    segment.facts = job.work.signed(segment.facts)
+    job.work.check_there()
+    write_segment(job.work.segment(number), segment)
 
 
 def few_threads() -> int:

@@ -40,7 +40,7 @@ from isae.store.layout import IMAGES, grid_group
 from isae.store.places import open_place
 from isae.store.plan import SEGMENT_BYTES
 from isae.store.row_files import BFLOAT16, RowFiles, npy_rows, safetensors_rows
-from isae.store.segments import GridRows, Segment, SegmentFile, as_bytes
+from isae.store.segments import GridRows, Segment, as_bytes
 from isae.store.summary import UNKNOWN
 from isae.store.verify import IMPORTED
 from isae.store.work import Work
@@ -250,7 +250,7 @@ class ArrayRows:
         return NumberedImages(self.span, config.seed, share)
 
     def _describe_images(self, work: Work) -> dict[str, Any]:
-        segments = [SegmentFile(work.segment(number)) for number in range(self.segments)]
+        segments = [work.open(work.segment(number)) for number in range(self.segments)]
         splits = self.images.splits
         used = {
             "used": int(self.span.present_I.sum()),

@@ -4,26 +4,24 @@ Two machines may share the folder of --scratch and give the same --out, each on 
 their work folders would be one. So a build leaves a token in its place, in `work/plan.json` beside
 where its work is, and the same token in its plan. A work folder whose plan bears another token is
 somebody else's, and nothing in it is read, written or removed. The place itself belongs to one
-build at a time (store/locks.py); what a killed one left is known again by the token.
+build at a time (store/locks.py); what a killed one left is known again by the token. Once the plan
+is there, the note states the build's name too: from then on a work folder without that plan is one
+whose disk is not there, not one where nothing was done yet.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from isae.errors import StoreCorruptError, StoreError
 from isae.store import manifest
 from isae.store.layout import UNFINISHED, WORK
 from isae.store.places import Place
-from isae.store.work import Work
+from isae.store.work import BUILD, Work
 
 TOKEN, ELSEWHERE = "place", "work"
-REMOVERS = 4
 
 
 def is_apart(place: Place, work: Work) -> bool:
@@ -39,7 +37,7 @@ def is_ours(place: Place, work: Work) -> bool:
         plan = work.plan or {}
     except StoreCorruptError:
         return False
-    return bool(plan.get(TOKEN) == _note(place).get(TOKEN))
+    return plan.get(TOKEN) is not None and bool(plan[TOKEN] == _note(place).get(TOKEN))
 
 
 def check_ours(place: Place, work: Work) -> None:
@@ -53,34 +51,47 @@ def check_ours(place: Place, work: Work) -> None:
 
 
 def check_here(place: Place, work: Work) -> None:
-    """Raise StoreError if an unfinished build of this place has its work in another folder."""
-    elsewhere = _note(place).get(ELSEWHERE)
-    found = is_apart(place, work) and (work.begun or elsewhere == str(work.folder))
-    if elsewhere is not None and not found:
+    """Raise StoreError if the work of an unfinished build of this place is not in this folder."""
+    note, apart = _note(place), is_apart(place, work)
+    if ELSEWHERE not in note:
+        return
+    if not (apart and (work.begun or note[ELSEWHERE] == str(work.folder))):
         raise StoreError(
             f"expected the --scratch that the build in {place.url} began with, found nothing of it "
-            f"in {work.folder}: its work is in {elsewhere}; give the same again, or begin anew "
-            "with --overwrite"
+            f"in {work.folder}: its work is in {note[ELSEWHERE]}; give the same again, or begin "
+            "anew with --overwrite"
+        )
+    found = (work.plan or {}).get(BUILD)
+    if note.get(BUILD) is not None and found != note[BUILD]:
+        there = "nothing" if found is None else "that of an earlier one"
+        raise StoreError(
+            f"expected the work of the build in {place.url} in {work.folder}, found {there} there; "
+            "bring that folder back (its disk may not be mounted), or begin anew with --overwrite"
         )
 
 
-def own(place: Place, work: Work) -> str:
-    """The place's token, which is in it from now on."""
-    note = _note(place)
-    token = str(note.get(TOKEN) or secrets.token_hex(16))
+def own(place: Place, work: Work, build: str | None = None) -> str:
+    """The place's token, which is in it from now on, as is the name of a build that has begun."""
+    token = str(_note(place).get(TOKEN) or secrets.token_hex(16))
     if is_apart(place, work):
-        place.write(UNFINISHED, manifest.as_json({TOKEN: token, ELSEWHERE: str(work.folder)}))
+        name = {} if build is None else {BUILD: build}
+        note = {TOKEN: token, ELSEWHERE: str(work.folder), **name}
+        place.write(UNFINISHED, manifest.as_json(note))
     return token
 
 
 def forget(place: Place, work: Work) -> None:
-    """Remove the work folder, and the place's note of it."""
-    # Each of many large files takes the system a while; the plan goes last, with the folder.
-    with ThreadPoolExecutor(REMOVERS) as pool, contextlib.suppress(OSError):
-        files = [path for path in work.folder.iterdir() if path.suffix == ".safetensors"]
-        list(pool.map(lambda path: path.unlink(missing_ok=True), files))
-    shutil.rmtree(work.folder, ignore_errors=True)
-    place.delete(UNFINISHED)
+    """Remove the work folder, unless it is another place's, and this place's note of it."""
+    if is_ours(place, work):
+        work.remove()
+    if is_apart(place, work):
+        place.delete(UNFINISHED)
+
+
+def disown(place: Place, work: Work) -> None:
+    """Remove this place's note if no build began after it was written."""
+    if is_apart(place, work) and BUILD not in _note(place):
+        place.delete(UNFINISHED)
 
 
 def _note(place: Place) -> dict[str, Any]:

@@ -50,14 +50,14 @@ def check_times(plan: Plan, reporter: Reporter) -> None:
     if not len(now_F):
         return
     try:
-        before_F = SegmentFile(plan.work.times).whole("times")
+        before_F = plan.work.open(plan.work.times).whole("times")
     except StoreError:  # at the begin, or damaged
         if plan.work.segments_done():
             reporter.warn("all segments are made again: it is not known any more of what photos")
         plan.work.forget_units()
         for number in plan.work.segments_done():
             plan.work.segment(number).unlink()
-        write_tensors(plan.work.times, {"times": now_F}, {})
+        write_tensors(plan.work.times, {"times": now_F}, plan.work.signed({}))
         return
     _check_same(plan.source, before_F)
 
@@ -146,7 +146,7 @@ def _readable_again(plan: Plan, numbers: Iterable[int]) -> list[int]:
     return [
         number
         for number in numbers
-        if any(_is_readable(plan, bad) for bad in bad_of(SegmentFile(plan.work.segment(number))))
+        if any(_is_readable(plan, bad) for bad in bad_of(plan.work.open(plan.work.segment(number))))
     ]
 
 

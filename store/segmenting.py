@@ -60,7 +60,7 @@ class _Collector:
             }
         bad = [[image.index, image.name, image.reason] for image in self.bad]
         facts = {"first": self.first, "images": self.count, "bad": bad, "train_rows": training}
-        return Segment(grids, self.sizes_S2, facts, arrays)
+        return Segment(grids, self.sizes_S2, plan.work.signed(facts), arrays)
 
 
 def joined(
@@ -94,7 +94,7 @@ def write_segments(plan: Plan, counts: Counts, reporter: Reporter, stop: Interru
     tally = BadImageTally(max_bad(plan))
     for number in mine:
         if number in done:
-            tally.add(bad_of(SegmentFile(plan.work.segment(number))))
+            tally.add(bad_of(plan.work.open(plan.work.segment(number))))
     wanted = [np.arange(*spans[number]) for number in todo]
     total = sum(stop_at - start for start, stop_at in spans.values())
     indices = np.concatenate([np.empty(0, dtype=np.int64), *wanted])
@@ -253,4 +253,4 @@ def max_bad(plan: Plan) -> int:
 def segments_of(plan: Plan) -> Iterator[SegmentFile]:
     """All segments, in order."""
     for number in range(plan.segments):
-        yield SegmentFile(plan.work.segment(number))
+        yield plan.work.open(plan.work.segment(number))

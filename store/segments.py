@@ -31,7 +31,7 @@ from isae.errors import StoreCorruptError, StoreError
 from isae.files import atomic_path
 from isae.store.checksum import crc32c, row_checksums
 from isae.store.scratch import Scratch
-from isae.store.tensor_header import header_text
+from isae.store.tensor_header import HEADER_START, header_text
 
 Array = npt.NDArray[Any]
 U64 = npt.NDArray[np.uint64]
@@ -127,6 +127,7 @@ class SegmentFile:
         try:
             size = os.fstat(descriptor).st_size
             text, self.base = header_text(descriptor)
+            self._text = text
         finally:
             os.close(descriptor)
         try:
@@ -136,10 +137,10 @@ class SegmentFile:
         except (ValueError, KeyError, TypeError, AttributeError):
             whole = False
         if not whole:
-            raise self._damaged("a header that is damaged")
+            raise self.damaged("a header that is damaged")
         ends = [one["data_offsets"][1] for one in self.header.values()]
         if size != self.base + max(ends, default=0):
-            raise self._damaged(f"{size} bytes")
+            raise self.damaged(f"{size} bytes")
         self.facts: dict[str, Any] = json.loads(about["isae"])
         sums = [name for name in self.header if name.endswith(_SUMS)]
         self._sums = {name.removesuffix(_SUMS): self.header.pop(name) for name in sums}
@@ -178,12 +179,15 @@ class SegmentFile:
         """Fill each array with rows of tensor `name` from row `start`: (name, start, array)."""
         descriptor = self._open()
         try:
+            # The rows of another file of this name would fit their checksums as well.
+            if os.pread(descriptor, len(self._text), HEADER_START) != self._text:
+                raise self.damaged("another file of this name")
             for name, start, out in wanted:
                 sums = np.empty(len(out), dtype=np.uint32)
                 self._read(descriptor, self.header[name], start, out)
                 self._read(descriptor, self._sums[name], start, sums)
                 if not np.array_equal(row_checksums(out), sums):
-                    raise self._damaged(f"rows of {name} whose CRC-32C does not fit")
+                    raise self.damaged(f"rows of {name} whose CRC-32C does not fit")
         finally:
             os.close(descriptor)
 
@@ -202,10 +206,11 @@ class SegmentFile:
         while data:
             count = os.preadv(descriptor, [data], offset)
             if not count:
-                raise self._damaged("it shorter")
+                raise self.damaged("it shorter")
             data, offset = data[count:], offset + count
 
-    def _damaged(self, found: str) -> StoreCorruptError:
+    def damaged(self, found: str) -> StoreCorruptError:
+        """The error to raise where `found` is there instead of what was written."""
         return StoreCorruptError(
             f"expected {self.path} as a build wrote it, found {found}; run the build again with "
             "--resume, which makes it anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+HEADER_START = 8
 MOST_BYTES = 100 << 20
 """Longer headers are not read, as in the format's own library."""
 
@@ -13,6 +14,7 @@ def header_text(descriptor: int) -> tuple[bytes, int]:
 
     Empty, which is no JSON, where the file ends before, or states a length beyond MOST_BYTES.
     """
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    there = length <= min(MOST_BYTES, os.fstat(descriptor).st_size - 8)
-    return os.pread(descriptor, length, 8) if there else b"", 8 + length
+    length = int.from_bytes(os.pread(descriptor, HEADER_START, 0), "little")
+    there = length <= min(MOST_BYTES, os.fstat(descriptor).st_size - HEADER_START)
+    text = os.pread(descriptor, length, HEADER_START) if there else b""
+    return text, HEADER_START + length

@@ -71,7 +71,7 @@ class UnitMaker:
         if not self.work.unit(self.form.stride, number).exists():
             return False
         try:
-            unit = SegmentFile(self.work.unit(self.form.stride, number))
+            unit = self.work.open(self.work.unit(self.form.stride, number))
             unit.check()
             stamps = unit.facts.get("stamps", {})
             files = unit.facts["files"].items()
@@ -102,7 +102,7 @@ class UnitMaker:
         facts["raw_bytes"] = rows * sum(self.segments[0].row_bytes(name) for name in self._names())
         if self.place.local is None:
             facts["stamps"] = {key: self._stamp(key, one) for key, one in files.items()}
-        write_tensors(self.work.unit(stride, number), tensors, facts)
+        write_tensors(self.work.unit(stride, number), tensors, self.work.signed(facts))
         return rows
 
     def _names(self) -> list[str]:

@@ -2,8 +2,8 @@
 
 ```
 work/
-  plan.json                        what is built; a resumed build must agree; and whose folder it is
-                                   (see store/ownership.py)
+  plan.json                        what is built; a resumed build must agree; whose folder it is
+                                   (see store/ownership.py); a name that no other build has
   times.safetensors                when the files of the images were last changed
   segment-000012.safetensors       rows of images [12 S, 13 S), each grid sorted by key
   cuts-16.npy                      where the units of grid 16 begin in every segment
@@ -12,7 +12,8 @@ work/
 ```
 
 A file that is there is whole and on disk: it was flushed before it got its name. So a build killed
-at any moment goes on from the files it left.
+at any moment goes on from the files it left. Each states the build's name: should two builds ever
+get into one folder, neither takes the other's rows for its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,9 @@ from isae.store.local_place import LocalPlace
 from isae.store.segments import SegmentFile
 
 PLAN = "plan.json"
+BUILD = "build"
+"""The build's name, in the plan and in every file."""
+REMOVERS = 4
 
 
 class Work:
@@ -37,6 +43,8 @@ class Work:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.build: str | None = None
+        """The name of the build that this process began here, or goes on with."""
 
     @property
     def begun(self) -> bool:
@@ -61,10 +69,17 @@ class Work:
 
     def check_there(self) -> None:
         """Raise StoreError unless the folder is still the one that was begun."""
+        if self.build is None:
+            return
         if not self.begun:
             raise StoreError(
                 f"expected the work folder {self.folder} to stay while it is used, found no "
                 f"{PLAN} in it any more; bring it back, or run again, with --resume"
+            )
+        if (self.plan or {}).get(BUILD) != self.build:
+            raise StoreError(
+                f"expected the work folder {self.folder} to be this build's alone, found that "
+                "another one began in it; run again with another --scratch"
             )
 
     def begin(self, plan: dict[str, Any]) -> None:
@@ -73,15 +88,32 @@ class Work:
         Raises StoreError where a plan is there, since another build began here meanwhile.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.iterdir():
-            if path.name != PLAN:
-                _remove(path)
-        # Where two begin at once, one of them gets to make the plan.
+        # Where two begin at once, one of them gets to make the plan, and only that one removes what
+        # is there. A kill before that is no harm: those files state another build's name.
         if not LocalPlace(self.folder).create(PLAN, json.dumps(plan, indent=2).encode()):
             raise StoreError(
                 f"expected to be alone in {self.folder}, found that another build began there at "
                 "the same time; give another --scratch"
             )
+        self.build = plan.get(BUILD)
+        self._clear()
+
+    def go_on(self) -> None:
+        """Go on with the build that began here."""
+        self.build = (self.plan or {}).get(BUILD)
+
+    def remove(self) -> None:
+        """Remove the folder, as far as that can be done; the plan goes last."""
+        with suppress(OSError):
+            self._clear()
+            self.end()
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Remove everything but the plan."""
+        paths = [path for path in self.folder.iterdir() if path.name != PLAN]
+        with ThreadPoolExecutor(REMOVERS) as pool:  # each large file takes the system a while
+            list(pool.map(_remove, paths))
 
     def end(self) -> None:
         """Take back what `begin` said; what is here counts no more."""
@@ -104,6 +136,17 @@ class Work:
         """File with the cuts of a grid."""
         return self.folder / f"cuts-{stride}.npy"
 
+    def signed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """The facts of a file of this build."""
+        return dict(facts) if self.build is None else {**facts, BUILD: self.build}
+
+    def open(self, path: Path) -> SegmentFile:
+        """One of the files; raises what SegmentFile raises, also for one of another build."""
+        found = SegmentFile(path)
+        if self.build is not None and found.facts.get(BUILD) != self.build:
+            raise found.damaged("one of another build")
+        return found
+
     def segments_done(self) -> set[int]:
         """Numbers of the segments that are whole."""
         return {int(number) for (number,) in self._found(r"segment-(\d+)\.safetensors")}
@@ -111,7 +154,7 @@ class Work:
     def whole_segments(self, numbers: Iterable[int], warn: Callable[[str], None]) -> set[int]:
         """Those of `numbers` that are done and undamaged; damaged files are removed."""
         done = self.segments_done()
-        return {n for n in numbers if n in done and _keep(self.segment(n), warn)}
+        return {n for n in numbers if n in done and self._keep(self.segment(n), warn)}
 
     def units_done(self) -> set[tuple[int, int]]:
         """(stride, number) of the units that are whole."""
@@ -123,6 +166,16 @@ class Work:
             self.unit(stride, number).unlink(missing_ok=True)
         for (of_grid,) in self._found(r"cuts-(\d+)\.npy"):
             self.cuts(int(of_grid)).unlink(missing_ok=True)
+
+    def _keep(self, path: Path, warn: Callable[[str], None]) -> bool:
+        """Whether a file is whole; one that is not is removed."""
+        try:
+            self.open(path).check()
+        except StoreCorruptError as error:
+            warn(f"made again: {error}")
+            path.unlink(missing_ok=True)
+            return False
+        return True
 
     def _found(self, pattern: str) -> list[tuple[str, ...]]:
         if not self.folder.is_dir():
@@ -150,15 +203,4 @@ def open_segments(work: Work, count: int) -> list[SegmentFile]:
             f"expected all {count:,} segments in {work.folder}, found {len(missing):,} missing "
             f"({named}); bring them back, or leave them out, and run again with --resume"
         )
-    return [SegmentFile(work.segment(number)) for number in range(count)]
-
-
-def _keep(path: Path, warn: Callable[[str], None]) -> bool:
-    """Whether a file is whole; one that is not is removed."""
-    try:
-        SegmentFile(path).check()
-    except StoreCorruptError as error:
-        warn(f"made again: {error}")
-        path.unlink(missing_ok=True)
-        return False
-    return True
+    return [work.open(work.segment(number)) for number in range(count)]

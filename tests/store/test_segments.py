@@ -163,8 +163,32 @@ def test_work_lists_what_is_whole(tmp_path: Path) -> None:
     assert work.units_done() == set()
     assert not work.cuts(8).exists()
     work.end()
+    write_tensors(work.segment(5), {}, {})
     work.begin({"seed": 4})
     assert [path.name for path in work.folder.iterdir()] == ["plan.json"]
+
+
+def test_files_of_another_build_are_refused(tmp_path: Path) -> None:
+    """Of the same shapes, each file sound by itself."""
+    work, other = Work(tmp_path / "work"), Work(tmp_path / "other")
+    for number, one in enumerate((work, other)):
+        one.begin({"build": f"{number}"})
+        segment = make_segment(40)
+        segment.facts = one.signed({"images": 3})
+        write_segment(one.segment(0), segment)
+    opened = work.open(work.segment(0))
+    opened.check()
+    other.segment(0).replace(work.segment(0))
+    with pytest.raises(StoreCorruptError, match="found another file of this name"):
+        opened.whole("sizes")
+    with pytest.raises(StoreCorruptError, match="found one of another build"):
+        work.open(work.segment(0))
+    said: list[str] = []
+    assert work.whole_segments([0], said.append) == set()
+    assert "another build" in said[0]
+    (tmp_path / "other" / "plan.json").replace(tmp_path / "work" / "plan.json")
+    with pytest.raises(StoreError, match="found that another one began in it"):
+        work.check_there()
 
 
 def test_equal_keys_are_sorted_by_place() -> None:
