@@ -1,8 +1,8 @@
 """Analyses of trained SAEs: features among the network's branches, across its layers, to stimuli.
 
 `analyze_branches`, `analyze_layers`, `analyze_tuning` and `analyze_curves` write tables, summary
-and figures; `find`
-gives the statistics of any decoder as arrays; `concentration_pvalues` is the null model alone.
+and figures; `find` gives the statistics of any decoder as arrays; `concentration_pvalues` is the
+null model alone.
 `make_stimuli` draws stimuli of known factors, `find_tuning` measures any units' answers to them.
 `analyze_stability` compares runs of other seeds; `spread` gives the numbers of summaries a spread.
 """

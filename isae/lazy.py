@@ -6,16 +6,35 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of `package`; `modules` tells in which of its modules each name is."""
+def lazy_names(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of `package`; `modules` tells in which module each name is.
+
+    The first raises AttributeError for other names, and ImportError where a module cannot be
+    imported.
+    """
 
     def find(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        module = f"{package}.{modules[name]}"
+        try:
+            imported = importlib.import_module(module)
+        except AttributeError as error:
+            # Python would take it for an answer: that the package has no such name.
+            raise ImportError(
+                f"expected {module} to be imported, found {error}; check the versions of the "
+                "packages that are installed"
+            ) from error
+        return getattr(imported, name)
 
-    return find
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules})
+
+    return find, names

@@ -32,7 +32,7 @@ __all__ = [
     "verify_store",
 ]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "BitmapCodec": "bitmap_zarr",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAE", "TrainConfig", "train"]
 
-__getattr__ = lazy_names(
+__getattr__, __dir__ = lazy_names(
     __name__,
     {
         "SAE": "sae",
