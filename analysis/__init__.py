@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from isae.analysis.branches.analyze import analyze_branches
     from isae.analysis.branches.config import BranchesConfig
     from isae.analysis.branches.findings import Findings, find
+    from isae.analysis.branches.join import join_branches
     from isae.analysis.branches.nulls import concentration_pvalues
     from isae.analysis.branches.shares import branch_scores, branch_shares
     from isae.analysis.curves.analyze import analyze_curves
@@ -55,6 +56,7 @@ __all__ = [
     "concentration_pvalues",
     "find",
     "find_tuning",
+    "join_branches",
     "make_stimuli",
     "read_activity",
     "spread",
@@ -85,6 +87,7 @@ __getattr__, __dir__ = lazy_names(
         "concentration_pvalues": "branches.nulls",
         "find": "branches.findings",
         "find_tuning": "tuning.findings",
+        "join_branches": "branches.join",
         "make_stimuli": "tuning.stimuli",
         "read_activity": "activity",
         "spread": "stability.spread",

@@ -21,7 +21,7 @@ class BranchesConfig:
     """Rows encoded at once: speed and memory, not results."""
     samples: int = 1000
     """Draws for a p-value that the saddlepoint formula cannot give."""
-    heldout_rows: int = 40_000
+    heldout_rows: int = 16_384
     """Held-out rows in which branches are replaced; 0: no causal shares."""
     pairs: int = 64
     """Rows a feature is measured on, at most, spread over images."""

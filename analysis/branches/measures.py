@@ -151,7 +151,7 @@ def _with_pictures(
             spliced=config.spliced, resamples=config.resamples, seed=config.seed,
             reporter=stages.reporter,
         )  # fmt: skip
-    reason = why_not(network, inputs.layer)
+    reason = why_not(network.name, inputs.info)
     if reason or not isinstance(network, InceptionV1):
         stages.skip("kernel_size", reason or f"not applicable to {network.name}")
         return

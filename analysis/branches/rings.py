@@ -32,7 +32,7 @@ from isae.analysis.arrays import F32, F64, I32, U8
 from isae.analysis.branches.causal import Swapper
 from isae.analysis.branches.heldout import Pairs, as_rows, choose_pairs, coded_rows, donors
 from isae.analysis.branches.resampling import Ratio, image_counts, ratio
-from isae.inception import Network
+from isae.inception import LayerInfo
 from isae.inception.model import InceptionV1
 from isae.progress import QUIET, Reporter
 from isae.randomness import keyed_seed
@@ -57,17 +57,14 @@ class Rings:
     energy: dict[str, float]
 
 
-def why_not(network: Network, layer: str) -> str | None:
+def why_not(model: str, info: LayerInfo) -> str | None:
     """Why the outer ring of a layer's 5x5 kernels cannot be taken away; None where it can."""
-    kernel = network.layers[layer].branch_kernels.get(BRANCH)
+    kernel = info.branch_kernels.get(BRANCH)
     if kernel is None:
-        return f"'{layer}' has no branch '{BRANCH}'"
-    if kernel != _SIDE or not isinstance(network, InceptionV1):
-        note = network.layers[layer].note
-        return (
-            f"not applicable: the '{BRANCH}' branch of {network.name} is {kernel}x{kernel}; {note}"
-        )
-    return None
+        return f"'{info.name}' has no branch '{BRANCH}'"
+    if kernel == _SIDE:
+        return None
+    return f"not applicable: the '{BRANCH}' branch of {model} is {kernel}x{kernel}; {info.note}"
 
 
 def ring_effects(

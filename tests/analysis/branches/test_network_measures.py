@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from isae.analysis.branches.logits import logit_effects
 from isae.analysis.branches.rings import BRANCH, FiveBranch, ring_effects, why_not
-from isae.inception import Network, load_model
+from isae.inception import Network, layer_table, load_model
 from isae.inception.model import InceptionV1
 from isae.train import SAE
 
@@ -18,7 +18,7 @@ N, SIDE = 24, 48
 
 @pytest.fixture(scope="module")
 def network() -> InceptionV1:
-    found = load_model("inceptionv1", "random:0")
+    found = load_model("inceptionv1", "default")
     assert isinstance(found, InceptionV1)
     return found
 
@@ -113,7 +113,7 @@ def test_features_of_other_branches_keep_all_and_those_of_5x5_lose_by_their_ring
     # Two networks: one whose 5x5 kernels have nothing in the ring, one with nothing but the ring.
     layer = "mixed3a"
     for inner in (True, False):
-        network = load_model("inceptionv1", "random:0")
+        network = load_model("inceptionv1", "default")
         assert isinstance(network, InceptionV1)
         weight = network.get_submodule(f"trunk.{layer}.five").weight
         assert isinstance(weight, torch.Tensor)
@@ -147,9 +147,9 @@ def test_features_of_other_branches_keep_all_and_those_of_5x5_lose_by_their_ring
             np.testing.assert_allclose(after_N, 0.0, atol=1e-5)
 
 
-def test_other_networks_and_layers_are_not_applicable(network: InceptionV1) -> None:
-    assert why_not(network, "mixed4c") is None
-    assert "no branch" in str(why_not(network, "conv2d2"))
-    google = load_model("googlenet", "random:0")
-    assert "not applicable" in str(why_not(google, "inception4b"))
-    assert "3x3" in str(why_not(google, "inception4b"))
+def test_other_networks_and_layers_are_not_applicable() -> None:
+    layers, google = layer_table("inceptionv1"), layer_table("googlenet")
+    assert why_not("inceptionv1", layers["mixed4c"]) is None
+    assert "no branch" in str(why_not("inceptionv1", layers["conv2d2"]))
+    assert "not applicable" in str(why_not("googlenet", google["inception4b"]))
+    assert "3x3" in str(why_not("googlenet", google["inception4b"]))
