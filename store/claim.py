@@ -170,10 +170,13 @@ def _complete_already(job: Job) -> manifest.Manifest | None:
     if job.place.size(COMPLETE) is None:
         return None
     found = manifest.read(job.place)
-    if one_text(found.get("identity") or {}) != job.identity():
+    made, asked = one_text(found.get("identity") or {}), job.identity()
+    if made != asked:
+        different = sorted(key for key in asked if asked[key] != made.get(key))
         raise StoreError(
             f"expected the store in {job.place.url} to be of what this command names, found a "
-            "complete one of something else; choose another --out, or replace it with --overwrite"
+            f"complete one of something else ({_differences(made, asked, different)}); choose "
+            "another --out, or replace it with --overwrite"
         )
     if is_ours(job.place, job.work):
         forget(job.place, job.work)

@@ -21,6 +21,7 @@ from isae.store import manifest
 from isae.store.assemble import Assembled, Assembly, commit, write_arrays
 from isae.store.claim import claimed
 from isae.store.extract import Grid
+from isae.store.layout import ARITHMETIC
 from isae.store.places import Place, open_place
 from isae.store.plan import EXPECTED_SIZE, work_folder
 from isae.store.segments import HELD_OUT, Segment, write_segment
@@ -81,7 +82,7 @@ class Gathering:
 
     def identity(self) -> dict[str, Any]:
         """What was asked for."""
-        return dict(self.asked)
+        return {**self.asked, "arithmetic": ARITHMETIC}
 
     def expected_bytes(self) -> tuple[int, int]:
         """Raw rows, and what must be free for the store itself."""

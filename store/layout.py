@@ -34,6 +34,11 @@ REPAIRABLE = (2, 3)
 """Format versions that can be read, and repaired. 1 has no backup of the manifest and no units in
 it; 1 and 2 have SHA-256 instead of BLAKE3.
 """
+ARITHMETIC = 2
+"""Raised whenever the same rows would give other bytes; `versions` of the manifest states it.
+
+In stores that state none, statistics may have been summed a row at a time (store/statistics.py).
+"""
 MANIFEST, BACKUP, COMPLETE = "manifest.json", "manifest.backup.json", "COMPLETE"
 BUILDING, WORK = "building.json", "work"
 IMAGES, STATISTICS, INDEX = "images.parquet", "statistics.safetensors", "index"

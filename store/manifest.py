@@ -19,6 +19,7 @@ import isae
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
 from isae.store.file_hash import stated_hash
 from isae.store.layout import (
+    ARITHMETIC,
     BACKUP,
     COMPLETE,
     FORMAT,
@@ -43,6 +44,7 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """Versions that may matter for the contents."""
     found = {"python": platform.python_version(), "isae": isae.__version__}
+    found["arithmetic"] = str(ARITHMETIC)
     return found | {name: version(name) for name in PACKAGES}
 
 

@@ -29,6 +29,7 @@ from isae.store.describe import described_forms, described_grids
 from isae.store.file_hash import fits
 from isae.store.images_table import UNREADABLE
 from isae.store.layout import (
+    ARITHMETIC,
     BACKUP,
     COMPLETE,
     IMAGES,
@@ -181,20 +182,32 @@ class Mending:
     def _statistics(self) -> None:
         if STATISTICS not in self.done.broken:
             return
+        stated = self.manifest["versions"].get("arithmetic")
+        # A store that states none was summed in one of two ways.
+        for arithmetic in (1, 2) if stated is None else (ARITHMETIC,):
+            path = self.scratch / STATISTICS
+            save_statistics(path, self._summed(arithmetic))
+            data = path.read_bytes()
+            if fits(data, self.files[STATISTICS]):
+                break
+        self._write(STATISTICS, data)
+
+    def _summed(self, arithmetic: int) -> dict[str, ChannelStatistics]:
+        """The statistics of all layers, from their rows."""
         found: dict[str, ChannelStatistics] = {}
         layers = self.manifest["layers"]
         total = sum(layer["train_rows"] for layer in layers.values())
         with self.reporter.task(total, "summing", "rows") as meter:
             for name, layer in layers.items():
                 array = StoredArray(self.place, layer["array"], self.files)
-                sums = Accumulator(layer["channels"])
+                sums = Accumulator(layer["channels"], arithmetic)
                 for start in range(0, layer["train_rows"], PART_ROWS):
                     self.stop.check()
                     rows = array[start : min(start + PART_ROWS, layer["train_rows"])]
                     sums.add_part(rows)
                     meter.advance(len(rows))
                 found[name] = sums.finish()
-        self._from_file(STATISTICS, lambda path: save_statistics(path, found))
+        return found
 
     def _shards(self) -> None:
         """Shards of the index first: they say which images the layers' shards are of."""

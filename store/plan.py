@@ -28,8 +28,8 @@ from isae.store.work import Work
 SEGMENT_BYTES = 64 << 20
 """Raw rows of one segment: what a killed build loses at most, for each process."""
 SEGMENT_IMAGES = 65536
-VERSIONS = ("isae", "torch", "numpy", "pillow", "numcodecs")
-"""Packages that may change the bytes of a store."""
+VERSIONS = ("isae", "arithmetic", "torch", "numpy", "pillow", "numcodecs")
+"""Versions that may change the bytes of a store."""
 EXPECTED_SIZE = {"small": 0.55, "fast": 0.65}
 """Stored bytes for each raw byte that must be free to begin; 1 for other codecs."""
 

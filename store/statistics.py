@@ -4,7 +4,8 @@ mean_c = sum_r x_rc / R, var_c = sum_r (x_rc - mean_c)^2 / R (population varianc
 share of rows with x_rc != 0. Sums are taken in float64 over fixed blocks of rows in stored order,
 about the first row of the block, and joined by Chan's formula (Chan, Golub and LeVeque 1983):
 blocks to parts of PART_ROWS rows, then these to the whole. So the result depends on the stored rows
-alone, and parts may be summed by different processes.
+alone, and parts may be summed by different processes. Within a block rows are summed four at a time
+since arithmetic 2 (store/layout.py), one at a time before, which differs in the last bits.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.numpy import load, save
 from isae.compiled import compiled
 from isae.errors import StoreCorruptError
 from isae.files import write_bytes
+from isae.store.layout import ARITHMETIC
 
 Floats = npt.NDArray[np.float64]
 BLOCK_ROWS = 1024
@@ -49,7 +51,8 @@ class ChannelStatistics:
 class Accumulator:
     """Takes rows in stored order, in pieces of any size, and gives their ChannelStatistics."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, arithmetic: int = ARITHMETIC) -> None:
+        self.arithmetic = arithmetic
         self.count = 0
         self.mean_C = np.zeros(channels)
         self.m2_C = np.zeros(channels)
@@ -72,7 +75,7 @@ class Accumulator:
 
     def add_part(self, rows_RC: npt.NDArray[np.generic]) -> None:
         """Add the next PART_ROWS rows (the last part has fewer), summed by themselves first."""
-        part = Accumulator(len(self.mean_C))
+        part = Accumulator(len(self.mean_C), self.arithmetic)
         part.add(rows_RC)
         part.close()
         self.merge(part)
@@ -116,8 +119,9 @@ class Accumulator:
         sum_C, square_C = np.zeros((2, channels))
         max_C = np.full(channels, -np.inf, dtype=np.float32)
         nonzero_C = np.zeros(channels, dtype=np.int32)
-        _sum_block(block, sum_C, square_C, max_C, nonzero_C)
         size = len(block)
+        fours = size // 4 * 4 if self.arithmetic > 1 else 0
+        _sum_block(block, fours, sum_C, square_C, max_C, nonzero_C)
         mean_C, m2_C = block[0] + sum_C / size, square_C - sum_C**2 / size
         self._join(size, mean_C, m2_C, max_C.astype(np.float64), nonzero_C.astype(np.float64))
 
@@ -138,6 +142,7 @@ class Accumulator:
 @compiled(nogil=True)
 def _sum_block(
     rows_RC: npt.NDArray[np.float32],
+    fours: int,
     sum_C: Floats,
     square_C: Floats,
     max_C: npt.NDArray[np.float32],
@@ -145,10 +150,9 @@ def _sum_block(
 ) -> None:
     """Sums and sums of squares about the first row, maxima and non-zero counts, in one pass.
 
-    Four rows at once: what takes the time is loading and storing the sums.
+    The first `fours` rows four at once: what takes the time is loading and storing the sums.
     """
     rows, channels = rows_RC.shape
-    fours = rows // 4 * 4
     for row in range(0, fours, 4):
         for c in range(channels):
             first = np.float64(rows_RC[0, c])

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
-from isae.store import BuildConfig, build_store, manifest, open_store, redo, verify_store
+from isae.store import BuildConfig, build_store, file_hash, manifest, open_store, redo, verify_store
 from isae.store.cli import app
 from isae.store.import_arrays import import_arrays
 from isae.store.import_config import ImportConfig
@@ -26,6 +26,7 @@ from isae.store.locks import PlaceLock
 from isae.store.merge import MergeConfig, merge_stores
 from isae.store.places import LocalPlace, Place, open_place
 from isae.store.repair import repair_store
+from isae.store.statistics import Accumulator, save_statistics
 
 Config = Callable[..., BuildConfig]
 ROOTS = (MANIFEST, BACKUP, COMPLETE)
@@ -395,6 +396,47 @@ def test_other_weights_are_refused(copied: Path) -> None:
     with pytest.raises(StoreError, match="expected the weights that the store was built with"):
         repair_store(copied, weights="random:1")
     assert contents(place) == before
+
+
+def test_statistics_of_an_older_store_come_back(tmp_path: Path) -> None:
+    """Of a store that states no arithmetic, however it was summed; else the true reason is told."""
+    values = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", values)
+    store = str(tmp_path / "store")
+    import_arrays(
+        ImportConfig(source=str(tmp_path / "rows.npy"), format="npy", layer="c", out=store)
+    )
+    place, layer = open_place(store), open_store(store).layer("c")
+    rows_RC = open_store(store).activations("c")[: layer.train_rows]
+    made = set()
+    for arithmetic in (1, 2):
+        older = Accumulator(64, arithmetic)
+        older.add_part(rows_RC)
+        save_statistics(tmp_path / "s", {"c": older.finish()})
+        data = (tmp_path / "s").read_bytes()
+        made.add(data)
+        about = json.loads(place.read(MANIFEST))
+        about["versions"].pop("arithmetic", None)
+        put_statistics(place, data, about)
+        whole = contents(place)
+        remove(place, STATISTICS)
+        check_repaired(store, whole, {STATISTICS})
+    assert len(made) == 2
+    about["versions"]["arithmetic"] = "3"
+    put_statistics(place, b"of a later version", about)
+    remove(place, STATISTICS)
+    with pytest.raises(StoreError, match="versions differ: arithmetic 2 instead of 3"):
+        repair_store(store)
+
+
+def put_statistics(place: Place, data: bytes, about: dict[str, Any]) -> None:
+    """A store with these statistics and this manifest."""
+    about["files"][STATISTICS] = file_hash.entry(data)
+    about["content_id"] = manifest.content_id(about["files"])
+    place.write(STATISTICS, data)
+    text = manifest.as_json(about)
+    for key, value in ((MANIFEST, text), (BACKUP, text), (COMPLETE, manifest.mark_of(text))):
+        place.write(key, value)
 
 
 def test_what_another_version_would_write_is_refused(

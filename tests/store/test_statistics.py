@@ -61,6 +61,27 @@ def test_parts_join_to_the_whole(parts: list[int]) -> None:
     np.testing.assert_array_equal(found.max_C, exact.max(axis=0))
 
 
+def one_at_a_time(rows_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sum of squares of one block, as arithmetic 1 has them."""
+    sum_C, square_C = np.zeros((2, rows_RC.shape[1]))
+    for row in rows_RC.astype(np.float64):
+        offset = row - rows_RC[0]
+        sum_C, square_C = sum_C + offset, square_C + offset * offset
+    return rows_RC[0] + sum_C / len(rows_RC), square_C - sum_C**2 / len(rows_RC)
+
+
+def test_older_sums_can_be_made_again_to_the_bit() -> None:
+    values = np.random.default_rng(2).standard_normal((1023, 64)).astype(np.float32)
+    older, newer = Accumulator(64, 1), Accumulator(64)
+    for one in (older, newer):
+        one.add_part(values)
+    mean_C, m2_C = one_at_a_time(values)
+    np.testing.assert_array_equal(older.mean_C, mean_C)
+    np.testing.assert_array_equal(older.m2_C, m2_C)
+    assert (newer.m2_C != m2_C).any()
+    np.testing.assert_allclose(newer.m2_C, m2_C, rtol=1e-12)
+
+
 def test_a_file_without_the_layer_is_refused() -> None:
     with pytest.raises(StoreCorruptError, match="expected channel statistics of mixed4a"):
         load_statistics(b"nonsense", "mixed4a")
