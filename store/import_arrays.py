@@ -111,6 +111,13 @@ class ArrayRows:
                 "no index: every row counts as an image of its own, so rows of one photo may lie "
                 "on both sides of the held-out split; give index.npy or --rows-per-image"
             )
+        about = {} if self.meta is None else self.meta["images"]
+        if config.holdout is not None and "parts" in about and "copies" not in about:
+            reporter.warn(
+                "the rows are of a merged store that does not say which of its images are copies: "
+                "a new split may hold out a photo and train on its copy; leave out --holdout to "
+                "keep the split that it has"
+            )
 
     @property
     def row_bytes(self) -> int:
@@ -245,7 +252,8 @@ class ArrayRows:
         config = self.config
         if self.meta is not None:
             table = Path(config.source) / IMAGES
-            return TableImages(table, self.span, config.seed, config.holdout)
+            copies = self.meta["images"].get("copies", [])
+            return TableImages(table, self.span, config.seed, config.holdout, copies)
         share = DEFAULT_HOLDOUT if config.holdout is None else config.holdout
         return NumberedImages(self.span, config.seed, share)
 
@@ -258,7 +266,10 @@ class ArrayRows:
             "unreadable": {"count": splits[UNREADABLE], "first": []},
         }
         if self.meta is not None:
-            return {**self.meta["images"], **used}
+            known = dict(self.meta["images"])
+            if self.config.holdout is not None:  # the split was drawn anew
+                known.pop("moved_to_holdout", None)
+            return {**known, **used}
         hashes = [self.rows.columns, self.rows.kind]
         hashes += [segment.facts["hash"] for segment in segments]
         return {

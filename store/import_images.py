@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,19 @@ class NumberedImages(ImportedImages):
 
 
 class TableImages(ImportedImages):
-    """The images of an export, with its split, or a new one of `share`."""
+    """The images of an export, with its split, or a new one of `share`.
 
-    def __init__(self, path: Path, span: Span, seed: int, share: float | None) -> None:
+    `copies` are groups of images that are one photo: a new split keeps each on one side.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        span: Span,
+        seed: int,
+        share: float | None,
+        copies: Sequence[Sequence[int]] = (),
+    ) -> None:
         try:
             self.table = pq.read_table(path)
             split = np.asarray(self.table.column("split").to_pylist(), dtype=object)
@@ -116,6 +127,8 @@ class TableImages(ImportedImages):
             )
         if share is not None:
             made = Split(seed, self.count, share).held_out(np.arange(self.count))
+            for group in copies:
+                made[list(group)] = made[group[0]]
             chosen = np.where(made, HOLDOUT, TRAIN)
             split = np.where(split == UNREADABLE, UNREADABLE, chosen).astype(object)
             column = self.table.schema.get_field_index("split")

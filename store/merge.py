@@ -76,10 +76,11 @@ def merge_stores(
     check_apart(config.out, [store.place for store in stores])
     check_alike(stores, reporter)
     _check_different_sources(stores)
-    moved = _moved(config, stores, find_copies(stores, reporter), reporter)
+    copies = find_copies(stores, reporter)
+    moved = _moved(config, stores, copies, reporter)
     codecs = {str(store.manifest.get("codec", "small")) for store in stores}
     codec = config.codec or (codecs.pop() if len(codecs) == 1 else "small")
-    origin = MergedRows(stores, config.seed, codec, moved)
+    origin = MergedRows(stores, config.seed, codec, moved, copies.known)
     dtype = str(stores[0].manifest["dtype"])
     job = Gathering.begin(
         config.out, config.scratch, origin.grids, dtype, codec, origin, origin.identity
@@ -106,8 +107,8 @@ def _moved(
     if copies.untold:
         reporter.warn(
             f"{copies.untold:,} images have the name and size of one in another store, but no "
-            "place in common to compare: should they be the same photos, they count twice, and "
-            "may be held out in one store and trained on in the other"
+            "place in common to compare (or nothing is active there): should they be the same "
+            "photos, they count twice, and may be held out in one store and trained on in the other"
         )
     if not copies.groups:
         return np.empty(0, dtype=np.int64)

@@ -35,11 +35,20 @@ from isae.store.work import Work
 class MergedRows:
     """The rows of several stores, segment by segment: store by store, each in its own order.
 
-    `moved` are images, by their new numbers, that are held out although their store trains on them.
+    `moved` are images, by their new numbers, that are held out although their store trains on them;
+    `copies` are groups of images that are one photo.
     """
 
-    def __init__(self, stores: Sequence[Store], seed: int, codec: str, moved: Ints) -> None:
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        seed: int,
+        codec: str,
+        moved: Ints,
+        copies: Sequence[Sequence[int]],
+    ) -> None:
         self.stores, self.seed, self.codec = stores, seed, codec
+        self.copies = copies
         counts = [store.images.num_rows for store in stores]
         self.first_images = np.cumsum([0, *counts]).tolist()
         check(
@@ -183,6 +192,7 @@ class MergedRows:
             "merged": [store.content_id for store in self.stores],
             "parts": parts,
             "moved_to_holdout": sorted({*moved, *now}),
+            "copies": [list(group) for group in self.copies],
         }
 
 

@@ -7,14 +7,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from isae.errors import ConfigError, StoreError, StoreIncompleteError
 from isae.images import open_source
-from isae.progress import Reporter
+from isae.progress import QUIET, Reporter
 from isae.store import BuildConfig, Store, build_store, open_store, verify_store
 from isae.store.convert import export
 from isae.store.import_arrays import import_arrays
@@ -22,8 +26,10 @@ from isae.store.import_config import ImportConfig
 from isae.store.merge import MergeConfig, merge_stores
 from isae.store.merged_rows import image_parts
 from isae.store.repair import repair_store
+from isae.store.same_images import find_copies
 from isae.store.summary import describe, summarise
 
+Array = npt.NDArray[Any]
 SMALL = {
     "layers": ("mixed3b", "mixed4a", "mixed4b"),
     "size": 56,
@@ -296,9 +302,31 @@ def test_a_copy_is_found_by_its_rows_whatever_its_name(
     assert sides[4:7] == old[4:7]
     moved = [n for n, (was, now) in enumerate(zip(old, sides, strict=True)) if was != now]
     assert store.manifest["images"]["moved_to_holdout"] == moved
+    assert store.manifest["images"]["copies"] == [[one, other] for one, other in copies.items()]
+    check_new_split(store, copies, tmp_path)
     assert store.manifest["images"]["held_out"] == sides.count("holdout")
     told = describe(summarise(store.path, store.manifest))
     assert f"{sides.count('holdout')} held out, {len(moved)} of them copies" in told
+
+
+def check_new_split(store: Store, copies: dict[int, int], folder: Path) -> None:
+    """An export that is split anew keeps the copies of a photo on one side."""
+    export(store.path, "npy", str(folder / "npy"), ("mixed4a",))
+    for seed in range(4):
+        out = str(folder / f"back-{seed}")
+        options = {"source": str(folder / "npy"), "format": "npy", "layer": "mixed4a", "out": out}
+        import_arrays(ImportConfig(**options, holdout=0.5, seed=seed))
+        sides = splits(out)
+        assert all(sides[one] == sides[other] for one, other in copies.items())
+        assert "moved_to_holdout" not in open_store(out).manifest["images"]
+    meta = folder / "npy" / "meta.json"
+    about = json.loads(meta.read_text())
+    del about["images"]["copies"]
+    meta.write_text(json.dumps(about))
+    said = io.StringIO()
+    options["out"] = str(folder / "older")
+    import_arrays(ImportConfig(**options, holdout=0.5), reporter=Reporter(stream=said))
+    assert "does not say which of its images are copies" in said.getvalue()
 
 
 def splits(store: str) -> list[str]:
@@ -322,6 +350,102 @@ def test_a_copy_is_found_where_places_were_drawn_and_numbers_rounded(
     _, said = merge_of(first, second, positions="1")
     assert "the stores' networks ran" not in said
     assert "4 images have the name and size of one in another store, but no place" in said
+
+
+class SomeStore:
+    """What is looked at of a store: rows of one layer at some places of a 7 x 7 grid."""
+
+    def __init__(self, root: str, places: list[list[int]], rows: Array, **more: Any) -> None:
+        count = len(places)
+        names = more.get("names", ["1.png"] * count)
+        columns = {"name": names, "split": ["train"] * count}
+        sizes = {"width": [100] * count, "height": [90] * count}
+        self.images = pa.table({key: pa.chunked_array([v]) for key, v in (columns | sizes).items()})
+        of_row = [(image, cell) for image, cells in enumerate(places) for cell in cells]
+        self.place_R3 = np.array([(i, c // 7, c % 7) for i, c in of_row], dtype=np.int32)
+        self.rows_RC = np.stack([rows[cell] for _, cell in of_row])
+        self.layers = {"mixed4a": SimpleNamespace(stride=16, grid=(7, 7), channels=rows.shape[1])}
+        part = {"kind": "folder", "seed": 0, "count": count, "spec": root}
+        self.manifest = {
+            "positions": "random:4",
+            "model": {"compute_dtype": "float32"},
+            "images": {"parts": [part], "copies": more.get("copies", [])},
+            "identity": {"merged": []},
+        }
+
+    def layer(self, name: str) -> Any:
+        return self.layers[name]
+
+    def positions(self, name: str) -> Array:
+        return self.place_R3
+
+    def activations(self, name: str) -> Array:
+        return self.rows_RC
+
+
+PHOTO = np.random.default_rng(0).random((49, 32)).astype(np.float16)
+
+
+def found(*stores: SomeStore) -> tuple[list[list[int]], int]:
+    copies = find_copies(cast(list[Store], stores), QUIET)
+    return copies.groups, copies.untold
+
+
+def test_copies_are_compared_pair_by_pair() -> None:
+    """The first and second share a cell, the second and third another."""
+    second = SomeStore("/b", [[24, 40, 41, 42]], PHOTO)
+    first = SomeStore("/a", [[24, 1, 2, 3]], PHOTO)
+    assert found(first, second, SomeStore("/c", [[40, 10, 11, 12]], PHOTO)) == ([[0, 1, 2]], 0)
+    assert found(first, second, SomeStore("/c", [[14, 10, 11, 12]], PHOTO)) == ([[0, 1]], 1)
+    others = PHOTO[:, ::-1]
+    assert found(first, SomeStore("/b", [[24, 40, 41, 42]], others)) == ([], 0)
+
+
+def test_every_copy_that_an_earlier_merge_kept_is_found() -> None:
+    twice = [[24, 1, 2, 3], [24, 25, 5, 6]]
+    for cells in ([24, 25, 8, 9], [25, 8, 9, 10]):
+        kept = SomeStore("/kept", twice, PHOTO, copies=[[0, 1]])
+        assert found(kept, SomeStore("/more", [cells], PHOTO)) == ([[0, 1, 2]], 0)
+    # Copies that are all in one store are known, and nothing new.
+    copies = find_copies(cast(list[Store], [kept, SomeStore("/x", [[3]], PHOTO[::-1])]), QUIET)
+    assert (copies.groups, copies.known) == ([], [[0, 1]])
+
+
+def test_places_where_nothing_is_active_tell_nothing() -> None:
+    dark = PHOTO.copy()
+    dark[24] = 0
+    first = SomeStore("/a", [[24, 25, 2, 3]], dark)
+    assert found(first, SomeStore("/b", [[24, 25, 8, 9]], dark)) == ([[0, 1]], 0)
+    assert found(first, SomeStore("/b", [[24, 8, 9, 10]], dark)) == ([], 1)
+
+
+def test_one_path_on_two_machines_may_be_two_photos() -> None:
+    """The rows decide; where no place is common, the path does."""
+    first, others = SomeStore("/data", [[24, 1, 2, 3]], PHOTO), PHOTO[:, ::-1]
+    assert found(first, SomeStore("/data", [[24, 8, 9, 10]], others)) == ([], 0)
+    assert found(first, SomeStore("/data", [[24, 8, 9, 10]], PHOTO)) == ([[0, 1]], 0)
+    assert found(first, SomeStore("/data", [[8, 9, 10, 11]], others)) == ([[0, 1]], 0)
+
+
+def test_one_file_is_found_through_links(tmp_path: Path) -> None:
+    """Linked folders, linked files; and a copy in a folder of another name, by its rows."""
+    cats, every = tmp_path / "cats", tmp_path / "all"
+    cats.mkdir()
+    every.mkdir()
+    (cats / "1.png").write_bytes(b"")
+    (every / "c").symlink_to(cats)
+    (every / "other.png").symlink_to(cats / "1.png")
+    first = SomeStore(str(cats), [[24]], PHOTO)
+    for name in ("c/1.png", "other.png"):
+        assert found(first, SomeStore(str(every), [[8]], PHOTO, names=[name])) == ([[0, 1]], 0)
+    (every / "d").mkdir()
+    second = SomeStore(str(every), [[24, 8]], PHOTO, names=["d/1.png"])
+    assert found(first, second) == ([[0, 1]], 0)
+    # A name that many images have is looked at with its folder.
+    many = [f"{number}/1.png" for number in range(5)]
+    third = SomeStore("/x", [[24]] * 5, PHOTO, names=many)
+    fourth = SomeStore("/y", [[24]] * 2, PHOTO, names=["1.png", "3/1.png"])
+    assert found(third, fourth) == ([[3, 6]], 0)
 
 
 def test_the_same_synthetic_pictures_are_found(tmp_path: Path) -> None:
