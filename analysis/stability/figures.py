@@ -31,7 +31,7 @@ def write_figures(findings: StabilityFindings, layer: str, folder: Path) -> list
 
 
 def best_cosine_figure(findings: StabilityFindings, layer: str) -> Figure:
-    """Histograms of every feature's best cosine in each other run, and of random dictionaries'."""
+    """Histograms of every feature's best cosine in each other run, in its own, and by chance."""
     figure = Figure(figsize=(6.8, 2.9), layout="constrained")
     edges = np.linspace(0, 1, _BINS + 1)
     panels = figure.subplots(1, len(BASES), sharey=True)
@@ -46,14 +46,20 @@ def best_cosine_figure(findings: StabilityFindings, layer: str) -> Figure:
             axes.stairs(
                 _portion(one.cosine_A, edges), edges, linewidth=1,
                 color=PALETTE[each.one % len(PALETTE)], alpha=0.8,
-                label="seeds, in each other" if number == 0 else None,
+                label="runs in each other" if number == 0 else None,
+            )  # fmt: skip
+        if basis == "decoder":
+            own = np.concatenate([one.neighbour_A for one in findings.dictionaries])
+            axes.stairs(
+                _portion(own, edges), edges, linewidth=1, color="black", linestyle="--",
+                label="nearest of the same run",
             )  # fmt: skip
         axes.axvline(findings.config.threshold, color="black", linestyle=":", linewidth=0.9)
         axes.set_xlim(0, 1)
         axes.set_title(f"{layer}: {basis} rows")
         axes.set_xlabel("best cosine with a feature of another run")
     panels[0].set_ylabel("part of live features")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
 
 
@@ -72,6 +78,7 @@ def thresholds_figure(findings: StabilityFindings, layer: str) -> Figure:
             steps, _reached(findings.least_cosine(number), steps),
             color=PALETTE[number % len(PALETTE)], label=_run_name(findings, number),
         )  # fmt: skip
+    for number in range(len(findings.dictionaries)):
         drawn = [findings.directions[i].nearest["decoder"].drawn_DA[0] for i in findings.of(number)]
         axes.plot(
             steps, _reached(np.min(drawn, axis=0), steps), color=NULL_COLOUR,
@@ -83,7 +90,7 @@ def thresholds_figure(findings: StabilityFindings, layer: str) -> Figure:
     axes.set_xlabel("threshold of the decoder cosine")
     axes.set_ylabel("part found in every other run")
     axes.set_title(layer)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return figure
 
 
@@ -104,11 +111,12 @@ def comes_back_figure(findings: StabilityFindings, layer: str) -> Figure:
     panels = figure.subplots(1, 1 + labelled, sharey=True, squeeze=False)[0]
     _rate_panel(findings, panels[0])
     panels[0].set_ylabel("part that comes back")
-    panels[0].set_ylim(0, 1.02)
     panels[0].set_title(f"{layer}: by firing rate")
     if labelled:
         _branch_panel(findings, panels[1])
         panels[1].set_title("by strongest branch of the decoder row")
+    top = max(axes.dataLim.y1 for axes in panels)
+    panels[0].set_ylim(0, min(1.25 * max(top, 0.02), 1.15))
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=len(names))
     return figure

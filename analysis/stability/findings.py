@@ -23,6 +23,7 @@ from isae.progress import QUIET, Reporter
 from isae.randomness import keyed_rng
 
 BASES = ("decoder", "encoder")
+MATCHED = ("one_to_one", "above_null", "comes_back")
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,27 @@ class StabilityFindings:
         found = [self.directions[i].nearest["decoder"].cosine_A for i in self.of(one)]
         return np.asarray(np.min(found, axis=0), dtype=np.float64)
 
-    def matched(self, one: int, other: int, only_found: bool) -> tuple[I64, I64]:
-        """One-to-one matches (places in both); only_found: those that come back both ways."""
+    def matched(self, one: int, other: int, which: str) -> tuple[I64, I64]:
+        """Matches of a pair of dictionaries, as places in both.
+
+        which: 'one_to_one', all of them; 'above_null', those that are each other's best with
+        q <= alpha both ways; 'comes_back', those at the threshold that come back both ways.
+        """
         forth, back = self.direction(one, other), self.direction(other, one)
         partner_A = self.directions[forth].partner_A
         first_X = np.flatnonzero(partner_A >= 0)
         second_X = partner_A[first_X]
-        if only_found:
-            near_X = self.directions[forth].partner_cosine_A[first_X] >= self.config.threshold
-            kept_X = near_X & self.back[forth][first_X] & self.back[back][second_X]
-            first_X, second_X = first_X[kept_X], second_X[kept_X]
-        return first_X, second_X
+        if which == "one_to_one":
+            return first_X, second_X
+        if which == "above_null":
+            q, alpha = self.q["decoder"], self.config.alpha
+            best_A = self.directions[forth].nearest["decoder"].best_A
+            kept_X = self.directions[forth].mutual_A[first_X] & (best_A[first_X] == second_X)
+            kept_X &= (q[forth][first_X] <= alpha) & (q[back][second_X] <= alpha)
+        else:
+            kept_X = self.directions[forth].partner_cosine_A[first_X] >= self.config.threshold
+            kept_X &= self.back[forth][first_X] & self.back[back][second_X]
+        return first_X[kept_X], second_X[kept_X]
 
 
 def find_stability(

@@ -37,7 +37,7 @@ class Dictionary:
 
     feature_A: their numbers in the SAE of `features`; decoder_AC, encoder_AC: unit rows;
     fired_A: rows they fire on, of rows_read; cluster_A: clusters of near-duplicate decoder rows;
-    neighbour_A: largest cosine with another live decoder row of the same dictionary (NaN: none);
+    neighbour_A: largest cosine with another live decoder row of the same dictionary;
     labels: {name: label of each feature as str [A]}.
     """
 

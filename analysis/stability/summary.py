@@ -9,7 +9,7 @@ import numpy as np
 
 from isae.analysis.arrays import F64, I64, Bools
 from isae.analysis.stability.agreement import LabelAgreement, label_agreement, share_interval
-from isae.analysis.stability.findings import BASES, StabilityFindings
+from isae.analysis.stability.findings import BASES, MATCHED, StabilityFindings
 from isae.analysis.stability.spread import number_text, spread
 from isae.randomness import keyed_rng
 
@@ -34,9 +34,10 @@ RULE = (
 )
 NOTES = (
     "dead features (none of the rows read) are left out on both sides and counted",
-    "the null is weak: a cosine that no random dictionary reaches need not be the same feature; "
-    "'nearer_than_own_neighbour' counts features whose best partner elsewhere is nearer than any "
-    "other feature of their own dictionary",
+    "the null is weak: features of one dictionary are more alike than random rows, so a cosine "
+    "that no random dictionary reaches need not be the same feature. The nearest other feature of "
+    "the own dictionary ('neighbour') is the stronger reference: 'nearer_than_own_neighbour' "
+    "counts features whose best partner elsewhere is nearer than that",
     "several features may share a best partner; 'one_to_one' uses every partner once",
     "clusters of near-duplicates count as one, and come back where at least half of their features "
     "do; intervals resample clusters",
@@ -96,6 +97,8 @@ def _run(findings: StabilityFindings, number: int) -> dict[str, Any]:
         "clusters_come_back": len(clusters_back(mine.cluster_A, back_A)),
         "share_of_firings": _number((mine.fired_A * back_A).sum() / mine.fired_A.sum()),
         "median_least_cosine": _number(np.median(least_A)),
+        "median_neighbour_cosine": _median(mine.neighbour_A),
+        "neighbour_at_threshold": int((mine.neighbour_A >= config.threshold).sum()),
         "least_cosine_at_least": _reached(least_A),
         "share_by_firing_rate": quantile_shares(mine.rate_A, back_A),
     }
@@ -198,8 +201,8 @@ def _counts(
 def _agreement(findings: StabilityFindings, one: int, other: int, name: str) -> dict[str, Any]:
     first, second = findings.dictionaries[one], findings.dictionaries[other]
     found: dict[str, Any] = {"of": one, "in": other}
-    for which in ("one_to_one", "comes_back"):
-        first_X, second_X = findings.matched(one, other, which == "comes_back")
+    for which in MATCHED:
+        first_X, second_X = findings.matched(one, other, which)
         rng = keyed_rng(findings.config.seed, "stability", "kappa", name, which, one, other)
         found[which] = _kappa(
             label_agreement(
@@ -247,13 +250,13 @@ def table_text(summary: dict[str, Any], out: str) -> str:
             f"{one['comes_back']:>11}{_percent(one['share']):>8}{low:>9} - {high}"
             f"{_percent(one['share_of_firings']):>11}"
         )
-    lines += ["", "of  in   median best cosine  by chance  >= threshold  encoder  one to one"]
+    lines += ["", "of  in   median best cosine  by chance  above null  >= threshold  one to one"]
     for one in summary["pairs"]:
-        decoder, encoder = one["decoder"], one["encoder"]
+        decoder = one["decoder"]
         lines.append(
             f"{one['of']:>2}{one['in']:>4}{_plain(decoder['median_best_cosine']):>21}"
             f"{_plain(decoder['median_best_cosine_by_chance']):>11}"
-            f"{decoder['at_threshold']:>14}{encoder['at_threshold']:>9}"
+            f"{_percent(decoder['above_null'] / one['tested']):>12}{decoder['at_threshold']:>14}"
             f"{one['one_to_one']['at_threshold']:>12}"
         )
     lines += _label_lines(summary["labels"])
@@ -264,10 +267,13 @@ def table_text(summary: dict[str, Any], out: str) -> str:
 def _label_lines(labels: dict[str, Any]) -> list[str]:
     lines = []
     for name, one in labels.items():
-        kappas = [pair["comes_back"]["kappa"] for pair in one["agreement"]]
-        known = [value for value in kappas if value is not None]
-        text = f"{min(known):.2f} to {max(known):.2f}" if known else "-"
-        lines += ["", f"{name}: kappa of matched features that come back {text}"]
+        texts = []
+        for which in MATCHED:
+            kappas = [pair[which]["kappa"] for pair in one["agreement"]]
+            known = [value for value in kappas if value is not None]
+            texts.append(f"{min(known):.2f} to {max(known):.2f}" if known else "-")
+        lines += ["", f"{name}: kappa of matched features {texts[0]};"]
+        lines += [f"  above the null {texts[1]}; coming back {texts[2]}"]
         for value, counts in one["over_runs"].items():
             share = counts.get("share")
             back = "-" if share is None else _percent(share["mean"])

@@ -188,6 +188,7 @@ def test_labels_and_numbers_of_the_runs_analyses(runs: list[Path], summary: dict
     assert found["kappa"] == pytest.approx((found["observed"] - 0.25) / 0.75, abs=0.02)
     assert 0.4 < found["interval_95"][0] < found["kappa"] < found["interval_95"][1] < 1
     assert pair["one_to_one"]["kappa"] < found["kappa"]
+    assert pair["above_null"]["matches"] >= found["matches"] > 30
     spreads = json.loads((Path(summary["out"]) / "spread.json").read_text())
     assert summary["spread_of"] == list(spreads) == ["branches", "tuning"]
     counts = [
@@ -201,7 +202,8 @@ def test_labels_and_numbers_of_the_runs_analyses(runs: list[Path], summary: dict
     assert row["mean"] == found["mean"]
     text = table_text(summary, "out").splitlines()
     assert max(map(len, text)) <= 80
-    assert any("tuning arc_tuned: kappa of matched features that come back 1.00" in t for t in text)
+    (place,) = [i for i, line in enumerate(text) if line.startswith("tuning arc_tuned")]
+    assert text[place + 1].endswith("above the null 1.00 to 1.00; coming back 1.00 to 1.00")
 
 
 def test_runs_that_cannot_be_compared_are_refused(
