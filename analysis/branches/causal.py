@@ -8,13 +8,16 @@ x' = x but x'[b] = y, and the whole row is encoded again (TopK over all features
 
     share[i, b]    1 - sum z_i(x') / sum z_i(x), of the code
     pre[i, b]      1 - sum a_i(x') / sum a_i(x), a_i = w_i (x - b_dec) + b_i the pre-activation
+    part[i, b]     the same fall of a_i over its sum over branches: parts sum to 1
     rise[i, b]     (sum |x - x_hat(x')|^2 - sum |x - x_hat(x)|^2) / sum |x - mean|^2
     lost[i, b]     rise of |x - x_hat|^2 when z_i(x) alone becomes z_i(x'), over that when it is 0
 
 sums over the feature's pairs. `mean` leaves values that no picture has, and what it says follows
 from encoder weights and the mean alone; with `other` a branch counts only for what differs between
 pictures at a place, so `other` is the causal share. 0: nothing goes; 1: all; below 0: the code
-grows. Shares of one feature need not sum to 1. `rise` is of all features together on those rows.
+grows. Shares of one feature need not sum to 1, and mostly exceed 1: a row of mixed origin has few
+features as strongly active. `part` is what compares with energy shares. `rise` is of all features
+together on those rows.
 
 Known limit: a donor's branch beside the row's other branches is a mixture that no picture has made.
 
@@ -40,7 +43,7 @@ from isae.progress import QUIET, Reporter
 from isae.train import SAE
 
 WAYS = ("mean", "other")
-MEASURES = ("share", "pre", "rise", "lost")
+MEASURES = ("share", "part", "pre", "rise", "lost")
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def causal_shares(
     measures: dict[str, dict[str, list[Ratio]]] = {
         way: {measure: [] for measure in MEASURES} for way in WAYS
     }
+    falls: dict[str, list[F64]] = {way: [] for way in WAYS}
     with reporter.task(len(branches) * (1 + draws), "branches replaced", "passes") as meter:
         for bounds in branches.values():
             part = slice(*bounds)
@@ -147,10 +151,14 @@ def causal_shares(
                 "other": [rows.x_RC[donor_R, part] for donor_R in donor_TR],
             }
             for way, values in puts.items():
-                found = _measured(swapper, base, bounds[0], values, counts_IT)
+                found, fall_E = _measured(swapper, base, bounds[0], values, counts_IT)
+                falls[way].append(fall_E)
                 for measure, one in found.items():
                     measures[way][measure].append(one)
                 meter.advance(len(values))
+    for way, parts in falls.items():
+        whole_E = np.sum(parts, axis=0)
+        measures[way]["part"] = [ratio(pairs, fall_E, whole_E, counts_IT) for fall_E in parts]
     return Causal(
         branches=tuple(branches),
         pairs=pairs,
@@ -179,10 +187,13 @@ def _base(swapper: Swapper, rows: Rows, pairs: Pairs, mean_C: F64) -> _Base:
 
 def _measured(
     swapper: Swapper, base: _Base, first: int, values: list[npt.NDArray[Any]], counts_IT: F32
-) -> dict[str, Ratio]:
-    """The measures of one branch and way; `values` are what its channels become, draw by draw."""
+) -> tuple[dict[str, Ratio], F64]:
+    """(measures of one branch and way, falls of the pre-activations [E]).
+
+    values: what the branch's channels become, draw by draw.
+    """
     pairs, x_RC = base.pairs, base.rows.x_RC
-    drop_E, fall_E, rise_E, lost_E = (np.zeros(len(pairs.row_E)) for _ in MEASURES)
+    drop_E, fall_E, rise_E, lost_E = (np.zeros(len(pairs.row_E)) for _ in range(4))
     given_E = pairs.code_E.astype(np.float64)
     weights_NM = swapper.W_enc_NC[:, first : first + values[0].shape[1]]
     for value_RM in values:
@@ -196,12 +207,13 @@ def _measured(
         lost_E += base.rise_without(code_E)
     whole_E = base.rise_without(np.zeros(len(pairs.row_E)))
     # A code that is active is its pre-activation, so both falls are relative to the same sum.
+    fall_E /= len(values)
     return {
         "share": ratio(pairs, drop_E / len(values), given_E, counts_IT),
-        "pre": ratio(pairs, fall_E / len(values), given_E, counts_IT),
+        "pre": ratio(pairs, fall_E, given_E),
         "rise": ratio(pairs, rise_E / len(values), base.spread_E),
         "lost": ratio(pairs, lost_E / len(values), whole_E),
-    }
+    }, fall_E
 
 
 def _squares(rows_RC: F32) -> F64:

@@ -30,26 +30,28 @@ def write_measure_figures(findings: Findings, measures: Measures, folder: Path) 
 
 
 def causal_figure(findings: Findings, causal: Causal) -> Figure:
-    """Each feature's causal share against its decoder share, one panel a branch."""
-    names = list(causal.branches)
-    figure = Figure(figsize=(2.1 * len(names) + 0.5, 2.9), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    shares = causal.measures["other"]["share"]
-    known_N = shares[0].enough_N
-    for j, (axes, name) in enumerate(zip(panels, names, strict=True)):
-        share_N, colour = findings.shares["decoder"][:, j], branch_colour(name, j)
-        for mine, alpha in ((False, 0.25), (True, 0.9)):
-            some_N = known_N & ((findings.assigned_N == j) == mine)
-            axes.plot(
-                share_N[some_N], shares[j].value_N[some_N], ".", markersize=2.5, alpha=alpha,
-                color=colour if mine else NULL_COLOUR, rasterized=True, markeredgewidth=0,
-            )  # fmt: skip
-        axes.plot([0, 1], [0, 1], color="black", linewidth=0.9, linestyle=":")
-        axes.axhline(0, color="black", linewidth=0.6)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(-0.55, 1.05)
-        axes.set_title(f"{name} ({findings.channels_B[j]} ch.)")
-    panels[0].set_ylabel("causal share (other images)")
+    """Causal share and causal part against the decoder share, one column a branch."""
+    names, rows = list(causal.branches), ("share", "part")
+    labels = {"share": "causal share of the code", "part": "causal part of the pre-activation"}
+    figure = Figure(figsize=(2.1 * len(names) + 0.5, 5.0), layout="constrained")
+    panels = figure.subplots(len(rows), len(names), squeeze=False, sharex=True, sharey="row")
+    for i, measure in enumerate(rows):
+        for j, name in enumerate(names):
+            one, axes = causal.measures["other"][measure][j], panels[i, j]
+            share_N, colour = findings.shares["decoder"][:, j], branch_colour(name, j)
+            for mine, alpha in ((False, 0.3), (True, 0.9)):
+                some_N = one.enough_N & ((findings.assigned_N == j) == mine)
+                axes.plot(
+                    share_N[some_N], one.value_N[some_N], ".", markersize=2.5, alpha=alpha,
+                    color=colour if mine else NULL_COLOUR, rasterized=True, markeredgewidth=0,
+                )  # fmt: skip
+            axes.plot([0, 1], [0, 1], color="black", linewidth=0.9, linestyle=":")
+            axes.axhline(0, color="black", linewidth=0.6)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(-0.3, 1.1)
+            if i == 0:
+                axes.set_title(f"{name} ({findings.channels_B[j]} ch.)")
+        panels[i, 0].set_ylabel(labels[measure])
     figure.supxlabel(
         f"{findings.layer}: decoder share of the branch   (coloured: above the null in both bases "
         "and strongest here;\ndotted: equal; values beyond the frame are cut off)",
@@ -61,7 +63,7 @@ def causal_figure(findings: Findings, causal: Causal) -> Figure:
 def references_figure(findings: Findings, references: dict[str, Reference]) -> Figure:
     """Rows above the null and quantiles of shares, by dictionary and branch."""
     names, lines = list(findings.branches), list(references)
-    figure = Figure(figsize=(8.6, 0.42 * len(lines) * 1.6 + 1.6), layout="constrained")
+    figure = Figure(figsize=(8.6, 0.5 * len(lines) + 1.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     high = 0.8 / len(names)
     for j, name in enumerate(names):

@@ -20,7 +20,8 @@ from isae.analysis.branches.shares import BASES, branch_shares
 
 CAUSAL = (
     "held-out rows where the feature is active, one branch replaced and the row encoded again; "
-    "share: 1 - sum of codes after / before; pre: the same of pre-activations; rise: rise of "
+    "share: 1 - sum of codes after / before; pre: the same of pre-activations; part: their fall "
+    "over its sum over branches, to compare with energy shares; rise: rise of "
     "|x - x_hat|^2 of those rows over |x - mean|^2 (all features together); lost: rise when the "
     "feature's own code alone changes as it did, over that when it is set to 0. 'other': channels "
     "of other images at the same cell (the causal share); 'mean': the training mean, which no "
@@ -96,6 +97,7 @@ def _causal(causal: Causal, findings: Findings, encoder_NB: F64) -> dict[str, An
             for way in WAYS
         } | {
             "strongest_for": int((strongest_N == j).sum()),
+            "part_of_assigned": causal.measures["other"]["part"][j].mean(mine_N),
             "rank_correlation_with": {
                 "decoder_share": _spearman(
                     shares[j].value_N, findings.shares["decoder"][:, j], known_N
@@ -212,9 +214,10 @@ def _causal_columns(causal: Causal, names: list[str]) -> dict[str, npt.NDArray[A
     for way in WAYS:
         for measure in MEASURES:
             columns |= _each(f"causal_{way}_{measure}", causal.values(way, measure), names)
-    for name, one in zip(names, causal.measures["other"]["share"], strict=True):
-        low_high = zip(("low", "high"), one.interval(), strict=True)
-        columns |= {f"causal_other_share_{end}_{name}": end_N for end, end_N in low_high}
+    for measure in ("share", "part"):
+        for name, one in zip(names, causal.measures["other"][measure], strict=True):
+            low_high = zip(("low", "high"), one.interval(), strict=True)
+            columns |= {f"causal_other_{measure}_{end}_{name}": end_N for end, end_N in low_high}
     return columns
 
 

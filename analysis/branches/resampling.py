@@ -1,9 +1,10 @@
 """Intervals: images drawn anew for what is measured on rows, clusters of rows for dictionaries.
 
 Places of one image are not independent, so images are drawn, each as often as it falls in I draws
-with replacement from I. A feature's measure is a ratio of sums over its pairs; numerator and
-denominator are drawn together. The same draws serve all features, so that a mean over features has
-an interval too.
+with replacement from I. A feature's measure is a ratio of sums over its pairs, r = sum a / sum b.
+Its draws are to first order, r + sum_e w_e (a_e - r b_e) / sum b, w how often the image of pair e
+falls in the draw: a ratio of few images drawn anew is biased by as much as a mean over thousands of
+features is uncertain. The same draws serve all features, so that such a mean has an interval too.
 
 Near-duplicate rows of a dictionary count one finding several times: rows of cosine >= `least` are
 linked, linked rows (also through others) are one cluster, and clusters are drawn.
@@ -85,13 +86,23 @@ def ratio(
     pairs: Pairs, numerator_E: F64, denominator_E: F64, counts_IT: F32 | None = None
 ) -> Ratio:
     """Sum of numerators over sum of denominators of each feature's pairs; draws if counts_IT."""
-    draws_NT = np.empty((len(pairs.first_M) - 1, 0))
-    if counts_IT is not None:
-        sums_NT = _sums(pairs, numerator_E, counts_IT)
-        draws_NT = divided(sums_NT, _sums(pairs, denominator_E, counts_IT))
     one_I1 = np.ones((pairs.images, 1), dtype=np.float32)
-    value_N1 = divided(_sums(pairs, numerator_E, one_I1), _sums(pairs, denominator_E, one_I1))
-    return Ratio(value_N1[:, 0], draws_NT.astype(np.float32), pairs.images_N)
+    below_N1 = _sums(pairs, denominator_E, one_I1)
+    value_N1 = divided(_sums(pairs, numerator_E, one_I1), below_N1)
+    images_N = pairs.images_N
+    draws_NT = np.empty((len(value_N1), 0))
+    if counts_IT is not None:
+        left_E = numerator_E - value_N1[pairs.feature_E, 0] * denominator_E
+        draws_NT = value_N1 + divided(_sums(pairs, left_E, counts_IT), below_N1) * _widened(
+            images_N
+        )
+    return Ratio(value_N1[:, 0], draws_NT.astype(np.float32), images_N)
+
+
+def _widened(images_N: I64) -> F64:
+    """sqrt(n / (n - 1)): deviations of n images drawn anew from n are too small by it."""
+    several_N = np.maximum(images_N, 2)
+    return np.asarray(np.sqrt(several_N / (several_N - 1)))[:, None]
 
 
 def divided(above: F64, below: F64) -> F64:

@@ -26,6 +26,8 @@ from isae.train import SAE
 LAYER, N, K, DEAD = "mixed4a", 70, 8, 5
 SHARES_ONLY = {"heldout_rows": 0, "pictures": 0, "reference_rows": 0}
 """Options without the measures that need replaced rows, the network or other dictionaries."""
+NO_PICTURES = "synthetic:23"
+"""Pictures that the store was not built from: no contact sheets are drawn."""
 NAMES = ["1x1", "3x3", "5x5", "pool"]
 
 
@@ -190,7 +192,7 @@ def test_the_measures_stand_in_the_table_and_the_summary(folder: Path, summary: 
 def test_several_runs_are_corrected_together(store: Store, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, store, LAYER) for name in ("one", "two")]
     short = ["--heldout-rows", "0", "--pictures", "0", "--reference-rows", "0", "--quiet"]
-    out = ["--out", str(tmp_path / "joint"), "--max-rows", "60"]
+    out = ["--out", str(tmp_path / "joint"), "--max-rows", "60", "--images", NO_PICTURES]
     command = ["branches", *map(str, runs), *short]
     with pytest.raises(ConfigError, match="--out"):
         app(command, standalone_mode=False)
@@ -208,14 +210,18 @@ def test_several_runs_are_corrected_together(store: Store, tmp_path: Path) -> No
 def test_another_dictionary_stands_beside_the_saes(run: Path, store: Store, tmp_path: Path) -> None:
     config = BranchesConfig(max_rows=60, **SHARES_ONLY)
     against = make_run(tmp_path / "other", store, LAYER)
-    found = analyze_branches(run, against=against, out=tmp_path / "out", config=config)
+    found = analyze_branches(
+        run, against=against, images=NO_PICTURES, out=tmp_path / "out", config=config
+    )
     assert set(found["references"]["dictionaries"]) == {"sae", "against"}
     apart = found["against"]["sae_minus_against"]["mean_share"]["5x5"]
     low, high = apart["interval_95"]
     assert low <= apart["difference"] <= high
     plain = make_run(tmp_path / "plain", store, "conv2d2")
     with pytest.raises(RunError, match="conv2d2"):
-        analyze_branches(run, against=plain, out=tmp_path / "two", config=config)
+        analyze_branches(
+            run, against=plain, images=NO_PICTURES, out=tmp_path / "two", config=config
+        )
 
 
 def test_the_csv_holds_the_same_table(folder: Path) -> None:
@@ -252,11 +258,11 @@ def test_patches_are_the_strongest_rows(folder: Path, run: Path, store: Store) -
 def test_the_same_seed_gives_the_same_tables_at_any_batch_size(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
-    config = BranchesConfig(top=4, pictures=8, spliced=6, reference_rows=0, batch_size=37)
-    analyze_branches(run, out=tmp_path / "out", config=config)
+    config = BranchesConfig(top=4, pictures=0, reference_rows=0, batch_size=37)
+    analyze_branches(run, out=tmp_path / "out", images=NO_PICTURES, config=config)
     for name in ("features.parquet", "patches.parquet"):
         one, two = (pq.read_table(where / name) for where in (folder, tmp_path / "out"))
-        for column in one.schema.names:
+        for column in two.schema.names:
             left, right = one.column(column), two.column(column)
             if pa.types.is_floating(left.type):
                 # The encoder's products may differ in the last bits with the number of rows.
@@ -321,7 +327,7 @@ def test_changed_pictures_cost_the_sheets_only(
     config = BranchesConfig(max_rows=50, heldout_rows=0, reference_rows=0)
     reporter = Reporter(quiet=True)
     analyze_branches(
-        run, images="synthetic:23", out=tmp_path / "out", config=config, reporter=reporter
+        run, images=NO_PICTURES, out=tmp_path / "out", config=config, reporter=reporter
     )
     assert "does not hold the pictures" in capsys.readouterr().err
     assert not (tmp_path / "out" / "sheets").exists()

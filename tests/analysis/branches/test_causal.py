@@ -48,7 +48,7 @@ def test_features_that_read_one_branch_lose_their_code_there_and_nowhere_else() 
     x_RC = rng.normal(size=(len(place_R3), C))
     found = causal_shares(sae, rows_of(sae, x_RC, place_R3), BRANCHES, np.zeros(C), draws=2)
     mine = np.eye(3, dtype=bool)[branch_N]
-    for measure in ("share", "pre", "lost"):
+    for measure in ("share", "part", "pre", "lost"):
         values_NB = found.values("other", measure)
         # `lost` is over what a feature's code explains of its rows at all, little for some.
         assert (values_NB[mine] > 0.1).mean() >= (0.9 if measure == "lost" else 1.0)
@@ -72,14 +72,14 @@ def test_false_discoveries_where_a_feature_reads_all_branches_alike() -> None:
     found = causal_shares(
         sae, rows_of(sae, x_RC, place_R3), BRANCHES, np.zeros(C), draws=4, resamples=200
     )
-    pre_NB = found.values("other", "pre")
+    part_NB = found.values("other", "part")
     truth_B = np.array([12, 14, 6]) / C
     missed = []
-    for j, one in enumerate(found.measures["other"]["pre"]):
+    for j, one in enumerate(found.measures["other"]["part"]):
         low_N, high_N = one.interval()
         missed.append((low_N > truth_B[j]) | (high_N < truth_B[j]))
-    assert pre_NB.mean(axis=0) == pytest.approx(truth_B, abs=0.03)
-    # Percentile intervals of few images are somewhat narrow: up to 10 % instead of 5 %.
+    assert part_NB.mean(axis=0) == pytest.approx(truth_B, abs=0.03)
+    # First-order intervals are somewhat narrow: up to 10 % instead of 5 %.
     assert np.mean(missed) < 0.1
 
 
@@ -116,7 +116,7 @@ def test_every_measure_is_the_one_of_the_docstring() -> None:
     pairs = found.pairs
     for way in WAYS:
         for j, (start, stop) in enumerate(BRANCHES.values()):
-            sums = np.zeros((8, N))
+            sums, parts = np.zeros((8, N)), found.values(way, "part")
             for draw in range(2 if way == "other" else 1):
                 y_RC = x_RC.astype(float)
                 y_RC[:, start:stop] = (
@@ -137,6 +137,10 @@ def test_every_measure_is_the_one_of_the_docstring() -> None:
                         ((error_RC[r] + z_RN[r, i] * D_NC[i]) ** 2).sum() - base,
                     )
             measured = pairs.counts_N > 0
+            pre_NB = found.values(way, "pre")[measured]
+            np.testing.assert_allclose(
+                parts[measured][:, j], pre_NB[:, j] / pre_NB.sum(axis=1), rtol=1e-3, atol=1e-4
+            )
             for number, measure in enumerate(("share", "pre", "rise", "lost")):
                 expected_N = sums[number, measured] / sums[4 + number, measured]
                 values_N = found.values(way, measure)[:, j]
