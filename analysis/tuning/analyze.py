@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from isae.analysis.arrays import I64
 from isae.analysis.inputs import RunInputs, open_run
 from isae.analysis.network import store_network
 from isae.analysis.outputs import SUMMARY, check_out
@@ -13,14 +16,17 @@ from isae.analysis.tuning.config import TuningConfig
 from isae.analysis.tuning.effective_field import (
     EffectiveField,
     ReadCell,
+    default_size,
     effective_field,
     read_cell,
 )
 from isae.analysis.tuning.figures import write_tuning_figures
 from isae.analysis.tuning.findings import TuningFindings, find_tuning
 from isae.analysis.tuning.inputs import field_pictures
+from isae.analysis.tuning.mirrored import mirror_cell, second_reads, shown_again
 from isae.analysis.tuning.responses import Responses, read_responses
 from isae.analysis.tuning.stimuli import FAMILIES, StimulusPlan, StimulusSet, make_stimuli
+from isae.analysis.tuning.strength import Strengths, read_strengths
 from isae.analysis.tuning.summary import (
     CORRECTION,
     NOTES,
@@ -70,7 +76,8 @@ def analyze_tuning(
     out = Path(out) if out is not None else inputs.run / "analysis" / ANALYSIS
     check_out(out, ANALYSIS, overwrite)
     network = store_network(inputs.store, weights, device)
-    at = read_cell(inputs.info, config.size or int(inputs.store.manifest["size"]))
+    stored = int(inputs.store.manifest["size"])
+    at = read_cell(inputs.info, config.size or default_size(inputs.info, stored, config.largest))
     pictures, about = field_pictures(
         inputs.store, images, at.size, config.pictures, config.seed, reporter
     )
@@ -78,16 +85,26 @@ def analyze_tuning(
         network, inputs.layer, at, pictures, seed=config.seed, reporter=reporter
     )
     stimuli = make_stimuli(plan, at.size, (at.centre, at.centre), min(field.side, at.size))
-    answers = read_responses(
-        network, inputs.sae, inputs.layer, at.cell, stimuli,
+    read = partial(
+        read_responses, network, inputs.sae, inputs.layer,
         batch_size=config.batch_size, device=device, reporter=reporter,
     )  # fmt: skip
-    found = _find(answers, stimuli, config, inputs.layer, reporter)
+    answers = read(at.cell, stimuli)
+    strengths = read_strengths(
+        inputs.store, inputs.sae, inputs.layer, rows=config.rows, device=device, reporter=reporter
+    )
+    mirror = mirror_cell(inputs.info, at) if at.padded else None
+    again = None
+    if mirror is not None:
+        shown, chosen_T = shown_again(stimuli, plan.colours[0], mirror.centre)
+        again = SecondAnswers(read(mirror.cell, shown), shown, chosen_T)
+    found = _find(answers, again, strengths, stimuli, config, inputs.layer, reporter)
     summary = _describe(inputs, config, plan, stimuli, about)
     summary["place"] = describe_place(inputs.info, at, field, stimuli)
+    summary["place"]["mirrored_read"] = _describe_mirror(mirror, again)
+    summary["photos"] = strengths.about
     for kind, one in found.items():
-        summary[f"{kind}s"] = summarise_tuning(one, config.alpha)
-        _warn_of_audit(one, reporter)
+        summary[f"{kind}s"] = summarise_tuning(one)
 
     def fill(folder: Path) -> None:
         _write(folder, inputs, found, stimuli, field, at, summary)
@@ -98,8 +115,19 @@ def analyze_tuning(
     return {**summary, "out": str(out)}
 
 
+@dataclass(frozen=True)
+class SecondAnswers:
+    """Answers to the stimuli chosen_T shown again about another cell."""
+
+    answers: Responses
+    shown: StimulusSet
+    chosen_T: I64
+
+
 def _find(
     answers: Responses,
+    again: SecondAnswers | None,
+    strengths: Strengths,
     stimuli: StimulusSet,
     config: TuningConfig,
     layer: str,
@@ -108,23 +136,32 @@ def _find(
     found = {}
     for kind in KINDS:
         reporter.say(f"{layer}: tuning of all {kind}s")
-        chunks = answers.feature_chunks() if kind == "feature" else answers.neuron_chunks()
+        feature = kind == "feature"
+        reads = None
+        if again is not None:
+            here, there = (
+                one.feature_chunks() if feature else one.neuron_chunks()
+                for one in (answers, again.answers)
+            )
+            reads = second_reads(here, there, again.shown, again.chosen_T)
         found[kind] = find_tuning(
-            kind, chunks, stimuli,
+            kind, answers.contested_chunks() if feature else answers.neuron_chunks(), stimuli,
             alpha=config.alpha, min_selectivity=config.min_selectivity,
-            shuffles=config.shuffles, seed=config.seed,
+            scale_N=strengths.feature_N if feature else strengths.neuron_C,
+            faint=config.faint, again=reads,
         )  # fmt: skip
     return found
 
 
-def _warn_of_audit(findings: TuningFindings, reporter: Reporter) -> None:
-    for family, audit in findings.audits.items():
-        if not audit["held"]:
-            reporter.warn(
-                f"shuffled answers of {findings.kind}s to '{family}' had small p-values more often "
-                f"than allowed ({audit['found_over_allowed']} times at {audit['levels']}); judge "
-                "those q-values with care"
-            )
+def _describe_mirror(mirror: ReadCell | None, again: SecondAnswers | None) -> dict[str, Any] | None:
+    if mirror is None or again is None:
+        return None
+    return {
+        "cell": [mirror.cell, mirror.cell],
+        "centre_pixels": [mirror.centre, mirror.centre],
+        "stimuli": len(again.shown),
+        "use": "units whose tuning vanishes or turns there are 'framed' and left out",
+    }
 
 
 def _write(
@@ -164,7 +201,10 @@ def _describe(
         "seed": config.seed,
         "store": {"path": inputs.store.location, "content_id": manifest["content_id"]},
         "model": {key: manifest["model"][key] for key in ("name", "weights", "weights_sha256")},
-        "images": {"use": "the effective field alone; answers are to stimuli", **about},
+        "images": {
+            "use": "the effective field; answers are to stimuli; 'photos': rows of the store",
+            **about,
+        },
         "stimuli": {
             "count": len(stimuli),
             "by_family": {name: int((family == name).sum()) for name in FAMILIES},

@@ -23,8 +23,16 @@ def tuning(
     min_selectivity: Annotated[
         float, typer.Option(help="Least selectivity of a tuned unit, 0 to 1.")
     ] = _DEFAULTS.min_selectivity,
+    faint: Annotated[
+        float,
+        typer.Option(help="A unit whose answers are below this part of those to photos is faint."),
+    ] = _DEFAULTS.faint,
     size: Annotated[
-        int | None, typer.Option(help="Side of the pictures in pixels; default: the store's.")
+        int | None,
+        typer.Option(
+            help="Side of the pictures in pixels; default: the store's, or the smallest with a "
+            f"cell that padding spares if that is at most {_DEFAULTS.largest}."
+        ),
     ] = None,
     directions: Annotated[
         int, typer.Option(help="Angles over 360 degrees, a multiple of 4.")
@@ -49,6 +57,7 @@ def tuning(
     config = TuningConfig(
         alpha=alpha,
         min_selectivity=min_selectivity,
+        faint=faint,
         size=size,
         directions=directions,
         colours=tuple(name.strip() for name in colours.split(",")),

@@ -16,7 +16,7 @@ such cell in a small picture; `smallest_free_size` tells which picture would hav
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -87,7 +87,8 @@ def read_cell(info: LayerInfo, size: int) -> ReadCell:
 class EffectiveField:
     """side: of the square in pixels, by SHARE of the energy; side_half: by half of it; clipped:
     whether the square reaches over the picture; centroid: (x, y) of the energy in pixels, to be
-    compared with the cell's centre; energy_HW: float64, sums to 1; pictures: how many were used.
+    compared with the cell's centre; energy_HW: float64, sums to 1; pictures: how many were used;
+    sides_of_halves: the side by each half of the pictures alone, its spread.
     """
 
     side: int
@@ -96,6 +97,15 @@ class EffectiveField:
     centroid: tuple[float, float]
     energy_HW: F64
     pictures: int
+    sides_of_halves: tuple[int, ...] = ()
+
+
+def default_size(info: LayerInfo, stored: int, largest: int) -> int:
+    """The store's size if padding spares a cell of the layer there; else the smallest size that has
+    such a cell, if it is at most `largest`; else the store's.
+    """
+    smallest = smallest_free_size(info)
+    return stored if len(padding_free(info, stored)) or smallest > largest else smallest
 
 
 def effective_field(
@@ -118,19 +128,26 @@ def effective_field(
             f"expected at least one picture of shape {expected}, found {pictures_NHW3.shape}; "
             "resize them to the size of the cell"
         )
-    energy_HW = np.zeros(expected[:2])
+    half_2HW = np.zeros((2, *expected[:2]))
     with reporter.task(len(pictures_NHW3), f"{layer}: effective field", "pictures") as meter:
         for first in range(0, len(pictures_NHW3), _BATCH):
             batch = pictures_NHW3[first : first + _BATCH]
-            energy_HW += _energy(network, layer, at.cell, batch, seed, first)
+            energy_BHW = _energy(network, layer, at.cell, batch, seed, first)
+            half_2HW[0] += energy_BHW[::2].sum(axis=0)
+            half_2HW[1] += energy_BHW[1::2].sum(axis=0)
             meter.advance(len(batch))
+    energy_HW = half_2HW.sum(axis=0)
     total = energy_HW.sum()
     if not (np.isfinite(total) and total > 0):
         raise DataError(
             f"expected a gradient at cell {at.cell} of '{layer}', found energy {total}; the layer "
             "is dead on these pictures, or the weights are damaged: try other pictures"
         )
-    return measure_energy(energy_HW / total, at.centre, len(pictures_NHW3))
+    halves = [
+        measure_energy(half / half.sum(), at.centre, 0) for half in half_2HW if half.sum() > 0
+    ]
+    whole = measure_energy(energy_HW / total, at.centre, len(pictures_NHW3))
+    return replace(whole, sides_of_halves=tuple(half.side for half in halves))
 
 
 def measure_energy(energy_HW: F64, centre: float, pictures: int) -> EffectiveField:
@@ -164,7 +181,7 @@ def noise_pictures(count: int, size: int, seed: int) -> U8:
 
 
 def _energy(network: Network, layer: str, cell: int, batch: U8, seed: int, first: int) -> F64:
-    """The sum over a batch of the squared gradients of probes -> float64 [H, W]."""
+    """The squared gradients of one probe a picture -> float64 [B, H, W]."""
     pixels = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float()
     pixels = pixels.to(network.device).requires_grad_()
     with torch.enable_grad():
@@ -175,5 +192,5 @@ def _energy(network: Network, layer: str, cell: int, batch: U8, seed: int, first
         ]
         probe_BC = torch.from_numpy(np.stack(probes)).to(row_BC)
         (gradient,) = torch.autograd.grad((row_BC * probe_BC).sum(), pixels)
-    squared: F64 = gradient.double().square().sum(dim=(0, 1)).cpu().numpy()
+    squared: F64 = gradient.double().square().sum(dim=1).cpu().numpy()
     return squared

@@ -1,43 +1,57 @@
-"""Is a unit tuned to an angle at all, and do its blocks agree on which? Two nulls, far tails.
+"""Do parts of a unit's answers agree on an angle? A null that turns each part by itself.
 
-Statistic of harmonic m = 1, 2, with r_ba the answer of block b at angle a, z_bm = sum_a r_ba
-exp(2 pi i m a / A) and Z_m = sum_b z_bm:
+The parts l = 1 .. L are curves over A angles: single blocks of stimuli, or the sums of all blocks
+at one level of a factor (all blocks of one radius, say), so that near-duplicates within a level
+move together and cannot agree with each other by being alike. With z_l = sum_a c_la exp(2 pi i m a
+/ A), the statistic of harmonic m is |Z| = |sum_l z_l|. Under
 
-    shuffled orientations   within each block every order of the A answers is equally likely;
-        t = |Z|^2 / V,  V = A / (A - 1) sum_b sum_a (r_ba - mean_a r_ba)^2 = E |Z|^2, exactly
-    rotated blocks          each block's curve is turned by a random step, so that blocks keep
-        their smoothness and lose their agreement;  t = |Z|^2 / sum_b |z_bm|^2
+    H0: every part is turned by a random number of angles of its own,
 
-Rotated: with j < A / gcd(m, A), E t^j <= j! (the moments of Z are at most those of a complex
-normal number: (j! / prod k_b!)^2 <= j! * j! / prod k_b!), so by Markov's inequality
+z_l gets a random phase from the n = A / gcd(m, A) that turning can give. Parts keep their shape, so
+smooth curves and few answers are no evidence; only agreement is. The chance p of |Z| or more is
 
-    p = min over j of j! / t^j  >=  P(T >= t)
+    exact       n^(L-1) <= EXACT_MOST: all turnings are counted (turning all parts alike changes
+                nothing, so the first one stays). Smallest possible p: n^-(L-1).
+    a bound     otherwise, and proven: the smaller of two Markov inequalities.
+                With E exp(t Re(e^-if Z)) averaged over all f, and I_0 the modified Bessel function,
+                    p <= prod_l (1 + e) I_0(t |z_l|) / I_0(t |Z|)   for every t > 0,
+                where e <= 2 sum_k I_kn(x) / I_0(x) corrects for phases being n and not all; t is
+                searched where t |z_l| <= n^2 / 14, and e is below 0.005. And with T = |Z|^2 / sum
+                |z_l|^2, E T^j <= j! for j < n, so p <= j! / T^j.
+                For many parts the bound is within about sqrt(4 pi T) of exp(-T), and it has no
+                floor: L agreeing parts of one size reach about (n / 1.5)^-(L-1).
 
-holds for any number of blocks and any curves, without a floor from a number of draws. Within
-sqrt(2 pi t) of exp(-t), the limit for many blocks. Shuffled: the same formula; there the bound on
-the moments is not a theorem, so `audit` counts it on shuffles of this run, which share the draws of
-angles among units. The p of a unit and family is the smaller of the two harmonics', times 2.
+A p-value of a family is of one look and harmonic; the look is chosen by its mean answer, which
+turning does not change. Agreement over several factors: the largest p of them, since all must hold.
+A factor speaks only if perfect agreement would have p <= RESOLUTION for this unit: with two levels
+(two widths, say) random angles agree too often, and the factor cannot be tested.
 
-Stimuli of neighbouring angles are alike: smoothness alone makes a unit of one block 'tuned' against
-shuffled orientations, and that is meant (it has an angle there); against rotated blocks it is not.
-Pixels favour the axes, so a unit can have a tiny true preference: judge the selectivity, too.
-
-Shape legend: B blocks, A angles, U units, D draws, M harmonics.
+Shape legend: L parts, U units, A angles, B blocks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import i0e, ive
 
 from isae.analysis.arrays import F64, I64
-from isae.analysis.tuning.radial import FLAT, HARMONICS, AngleDesign, phases
-from isae.randomness import keyed_rng
+from isae.compiled import compiled, prange
 
-AUDIT_LEVELS = (0.05, 0.01, 0.001, 0.0001)
+EXACT_MOST = 400_000
+"""Turnings that are counted one by one; five parts at 24 angles."""
+
+RESOLUTION = 0.01
+"""A factor is tested if perfect agreement over its levels has at most this p."""
+
+ANSWERING = 0.05
+"""A level whose mean answer is below this part of the strongest level's has no say."""
+
+_TIE = 1e-9
+_STEPS = 10
+C128 = npt.NDArray[np.complex128]
 
 
 def tail_bound(t: npt.ArrayLike, most: int) -> F64:
@@ -54,116 +68,97 @@ def tail_bound(t: npt.ArrayLike, most: int) -> F64:
 
 def moments_held(count: int, harmonic: int) -> int:
     """Up to which j the moments of a harmonic over `count` angles are bounded: A/gcd(m, A) - 1."""
-    return count // math.gcd(harmonic, count) - 1
+    return turns(count, harmonic) - 1
 
 
-@dataclass(frozen=True)
-class Shuffles:
-    """Draws of the shuffled null, the same for all units.
+def turns(count: int, harmonic: int) -> int:
+    """How many phases a harmonic over `count` angles can get by turning: A / gcd(m, A)."""
+    return count // math.gcd(harmonic, count)
 
-    weight_DM2S: float64, real and imaginary part of the phases that each draw deals to the S = B A
-    stimuli, block by block.
+
+def turning_pvalues(z_LU: C128, count: int) -> F64:
+    """P(|Z| or more) when every part gets one of `count` phases at random -> [U], in (0, 1].
+
+    Exact or a proven upper bound, see the module's head. Units whose parts are all 0 have p = 1.
     """
-
-    weight_DM2S: F64
-
-    @staticmethod
-    def make(design: AngleDesign, draws: int, seed: int) -> Shuffles:
-        """`draws` shuffles of each block's angles, from a seed and the family's name."""
-        rng = keyed_rng(seed, "shuffled orientations", design.family)
-        blocks, count = design.index_BA.shape
-        order_DBA: I64 = np.argsort(rng.random((draws, blocks, count)), axis=2)
-        weight_DMS = phases(count, HARMONICS)[:, order_DBA.reshape(draws, -1)].swapaxes(0, 1)
-        return Shuffles(np.stack([weight_DMS.real, weight_DMS.imag], axis=2))
-
-    def squares(self, answers_SU: F64) -> F64:
-        """|Z|^2 of shuffled answers -> float64 [D, M, U]."""
-        draws, harmonics = self.weight_DM2S.shape[:2]
-        flat = self.weight_DM2S.reshape(-1, len(answers_SU)) @ answers_SU
-        square_DMU: F64 = (flat.reshape(draws, harmonics, 2, -1) ** 2).sum(axis=2)
-        return square_DMU
+    parts, units = z_LU.shape
+    if parts < 2 or not units:
+        return np.ones(units)
+    if count ** (parts - 1) <= EXACT_MOST:
+        p_U = np.empty(units)
+        _count_turnings(np.ascontiguousarray(z_LU.T), count, p_U)
+        return p_U
+    size_LU, whole_U = np.abs(z_LU), np.abs(z_LU.sum(axis=0))
+    sum_U = (size_LU**2).sum(axis=0)
+    t_U = np.zeros(units)
+    np.divide(whole_U**2, sum_U, out=t_U, where=sum_U > 0)
+    bounds = tail_bound(t_U, count - 1), _bessel_bound(size_LU, whole_U, count)
+    smaller_U: F64 = np.minimum(*bounds)
+    return smaller_U
 
 
-@dataclass
-class Audit:
-    """How often shuffled answers reach p <= each of AUDIT_LEVELS: `trials`, `below`."""
-
-    trials: int
-    below: list[int]
-
-    @staticmethod
-    def empty() -> Audit:
-        """Nothing counted yet."""
-        return Audit(0, [0] * len(AUDIT_LEVELS))
-
-    def add(self, p: F64) -> None:
-        """Count the p-values of shuffled answers; NaN are no trials."""
-        p = p[np.isfinite(p)]
-        self.trials += len(p)
-        self.below = [
-            count + int((p <= level).sum())
-            for count, level in zip(self.below, AUDIT_LEVELS, strict=True)
-        ]
-
-    def report(self) -> dict[str, object]:
-        """The counts, and the share found over the share allowed at each level."""
-        ratios = [
-            count / self.trials / level if self.trials else None
-            for count, level in zip(self.below, AUDIT_LEVELS, strict=True)
-        ]
-        held = all(ratio is None or ratio <= 1 for ratio in ratios)
-        return {
-            "shuffled_answers": self.trials,
-            "levels": list(AUDIT_LEVELS),
-            "at_or_below": self.below,
-            "found_over_allowed": ratios,
-            "held": held,
-        }
+def smallest_pvalues(parts_U: I64, count: int) -> F64:
+    """The least p that so many parts can have at all: count^-(parts - 1) -> [U]."""
+    smallest: F64 = float(count) ** -np.maximum(parts_U - 1.0, 0.0)
+    return smallest
 
 
-def tuning_pvalues(
-    positive_BAU: F64, shuffles: Shuffles | None = None, audit: Audit | None = None
-) -> tuple[F64, F64]:
-    """(p against shuffled orientations, p against rotated blocks), each float64 [U].
-
-    positive_BAU: answers >= 0 of a family's stimuli. A unit that answers to nothing is not tested
-    (NaN); one that answers to all angles alike has p = 1. With `shuffles` the shuffled null is
-    drawn as well, and its p-values are counted in `audit`.
-    """
-    count = positive_BAU.shape[1]
-    limits = [moments_held(count, harmonic) for harmonic in HARMONICS]
-    phase_MA = phases(count, HARMONICS)
-    spread_BU = ((positive_BAU - positive_BAU.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    expected_U = spread_BU.sum(axis=0) * count / (count - 1)
-    answers_U = positive_BAU.max(axis=(0, 1)) > 0
-    square_U = (positive_BAU**2).sum(axis=(0, 1))
-    flat_U = expected_U <= FLAT * square_U
-    z_MBU = np.stack([np.tensordot(phase, positive_BAU, (0, 1)) for phase in phase_MA])
-    z_squared_MU = np.abs(z_MBU.sum(axis=1)) ** 2
-    shuffled = _both(_ratio(z_squared_MU, expected_U, flat_U), limits)
-    steps_MU = (np.abs(z_MBU) ** 2).sum(axis=1)
-    without_MU = flat_U | (steps_MU <= FLAT * square_U)
-    rotated = _both(_ratio(z_squared_MU, steps_MU, without_MU), limits)
-    if shuffles is not None and audit is not None:
-        tested = answers_U & ~flat_U
-        answers_SU = positive_BAU.reshape(-1, len(tested))[:, tested]
-        square_DMU = shuffles.squares(answers_SU)
-        audit.add(_both((square_DMU / expected_U[tested]).swapaxes(0, 1), limits))
-    silent_U = ~answers_U
-    return np.where(silent_U, np.nan, shuffled), np.where(silent_U, np.nan, rotated)
+def _bessel_bound(size_LU: F64, whole_U: F64, count: int) -> F64:
+    """Over t the least prod (1 + e) I_0(t |z_l|) / I_0(t |Z|) -> [U]; sizes over the largest."""
+    reach = count**2 / 14
+    excess = 2 * float((ive(count * np.arange(1, 4), reach) / i0e(reach)).sum())
+    largest_U = np.maximum(size_LU.max(axis=0), 1e-300)
+    size_LU, whole_U = size_LU / largest_U, whole_U / largest_U
+    penalty_U = math.log1p(excess) * (size_LU > 0).sum(axis=0)
+    # The best t for many small parts; for few parts it is larger.
+    least_U = np.minimum(1.4 * whole_U / np.maximum((size_LU**2).sum(axis=0), 1e-300), reach)
+    best_U = np.zeros(len(whole_U))
+    for part in np.linspace(0, 1, _STEPS):
+        t_U = least_U ** (1 - part) * reach**part
+        # log I_0(x) = x + log i0e(x).
+        x_LU, x_U = t_U * size_LU, t_U * whole_U
+        log_U = (x_LU + np.log(i0e(x_LU))).sum(axis=0) + penalty_U
+        best_U = np.minimum(best_U, log_U - x_U - np.log(i0e(x_U)))
+    p_U: F64 = np.exp(best_U)
+    return p_U
 
 
-def _ratio(square_MU: F64, expected: F64, none: npt.NDArray[np.bool_]) -> F64:
-    """Of the same shape; 0 where `none`: nothing that could be tuned."""
-    t_MU = np.zeros_like(square_MU)
-    shape = square_MU.shape
-    where = ~np.broadcast_to(none, shape)
-    np.divide(square_MU, np.broadcast_to(expected, shape), out=t_MU, where=where)
-    return t_MU
-
-
-def _both(t_MU: F64, limits: list[int]) -> F64:
-    """The smaller p of the harmonics, times their number, at most 1; the first axis goes."""
-    p_MU = np.stack([tail_bound(t, most) for t, most in zip(t_MU, limits, strict=True)])
-    best: F64 = np.minimum(len(limits) * p_MU.min(axis=0), 1.0)
-    return best
+@compiled(parallel=True)
+def _count_turnings(z_UL: C128, count: int, p_U: F64) -> None:
+    """Share of all turnings of parts 1 .. L-1 whose |sum| reaches that of none, in place."""
+    parts = z_UL.shape[1]
+    cosine_A, sine_A = np.empty(count), np.empty(count)
+    for step in range(count):
+        cosine_A[step] = math.cos(2 * math.pi * step / count)
+        sine_A[step] = math.sin(2 * math.pi * step / count)
+    # The last two parts (the last one, of two) make one list; an odometer runs over the others.
+    inner = min(2, parts - 1)
+    size = count**inner
+    total = count ** (parts - 1)
+    for unit in prange(len(z_UL)):
+        real_I, imag_I = np.zeros(size), np.zeros(size)
+        for item in range(size):
+            rest = item
+            for part in range(parts - inner, parts):
+                z, step = z_UL[unit, part], rest % count
+                real_I[item] += z.real * cosine_A[step] - z.imag * sine_A[step]
+                imag_I[item] += z.real * sine_A[step] + z.imag * cosine_A[step]
+                rest //= count
+        whole_real, whole_imag = 0.0, 0.0
+        for part in range(parts):
+            whole_real += z_UL[unit, part].real
+            whole_imag += z_UL[unit, part].imag
+        level = (whole_real**2 + whole_imag**2) * (1 - _TIE)
+        reached = 0
+        for outer in range(total // size):
+            rest = outer
+            real, imag = z_UL[unit, 0].real, z_UL[unit, 0].imag
+            for part in range(1, parts - inner):
+                z, step = z_UL[unit, part], rest % count
+                real += z.real * cosine_A[step] - z.imag * sine_A[step]
+                imag += z.real * sine_A[step] + z.imag * cosine_A[step]
+                rest //= count
+            for item in range(size):
+                a, b = real + real_I[item], imag + imag_I[item]
+                reached += a * a + b * b >= level
+        p_U[unit] = reached / total

@@ -1,7 +1,7 @@
 """Radial tuning of units: curves over orientation, preferences, widths, invariances.
 
-Responses are taken as max(r, 0). A family of stimuli with angles theta_a, a = 0 .. A-1, over a
-period P is a table of blocks (all other factors fixed) x angles. For each unit
+Responses are taken as max(r, 0). Over the blocks (all factors but the angle fixed) of one look (one
+polarity and fill; see design.py), with angles theta_a, a = 0 .. A-1, over a period P, each unit has
 
     curve            c_a = mean of r over the blocks (as arXiv 2406.03662: average over curvature)
     harmonic         h_m = sum_a c_a exp(2 pi i m a / A),   m = 1, 2
@@ -23,70 +23,19 @@ import numpy as np
 import numpy.typing as npt
 
 from isae.analysis.arrays import F64, I64, Bools
-from isae.analysis.tuning.stimuli import FACTORS, PERIODS, StimulusSet
-from isae.errors import DataError
+from isae.analysis.tuning.design import AngleDesign as AngleDesign
+from isae.analysis.tuning.design import angle_design as angle_design
+from isae.analysis.tuning.design import level_masks
+from isae.analysis.tuning.design import positive_blocks as positive_blocks
 
 HARMONICS = (1, 2)
-FLAT = 1e-18
-"""Variance over squared mean below which answers differ by rounding alone."""
+FLAT = 1e-12
+"""Variance over squared mean below which answers, of 24 bits, differ by rounding alone."""
+
+SHAPED = 1e-5
+"""Range over maximum below which a curve counts as flat."""
 
 MODES = (1, 2, 3, 4)
-REPORTED = ("radius", "width", "fill", "polarity", "colour", "frequency", "phase", "opening")
-"""Factors whose part in a unit's answers is told; the others follow from them."""
-
-FACTORS_OF_BLOCKS = tuple(name for name in FACTORS if name not in ("family", "orientation"))
-
-
-@dataclass(frozen=True)
-class AngleDesign:
-    """Which stimuli of a set are a family's blocks x angles.
-
-    period in degrees; angles_A in degrees, evenly spaced from 0; index_BA: int64, numbers of
-    stimuli; levels: {factor: its value in each block [B]}, those of REPORTED that vary.
-    """
-
-    family: str
-    period: float
-    angles_A: F64
-    index_BA: I64
-    levels: dict[str, npt.NDArray[np.generic]]
-
-
-def angle_design(stimuli: StimulusSet, family: str) -> AngleDesign | None:
-    """The design of a family with an angle; None where the set has no stimuli of it.
-
-    Raises DataError unless each block has each angle once, evenly spaced over the period.
-    """
-    chosen = np.flatnonzero(stimuli.column("family") == family)
-    if not len(chosen):
-        return None
-    period = float(PERIODS[family])
-    keys: dict[tuple[object, ...], list[int]] = {}
-    for number in chosen.tolist():
-        one = stimuli.stimuli[number]
-        # NaN is not equal to itself, but its text is.
-        key = tuple(repr(getattr(one, name)) for name in FACTORS_OF_BLOCKS)
-        keys.setdefault(key, []).append(number)
-    orientation = stimuli.column("orientation")
-    angles_A = np.unique(orientation[chosen])
-    even = np.arange(len(angles_A)) * period / len(angles_A)
-    blocks = [sorted(block, key=lambda number: orientation[number]) for block in keys.values()]
-    full = all(np.array_equal(orientation[block], angles_A) for block in blocks)
-    if not (full and np.allclose(angles_A, even)):
-        raise DataError(
-            f"expected every block of '{family}' to have the same evenly spaced angles over "
-            f"{period:g} degrees, found others; make the set with make_stimuli"
-        )
-    index_BA = np.array(blocks, dtype=np.int64)
-    values = {name: stimuli.column(name)[index_BA[:, 0]] for name in REPORTED}
-    levels = {name: one for name, one in values.items() if len(_level_masks(one)) > 1}
-    return AngleDesign(family, period, angles_A, index_BA, levels)
-
-
-def positive_blocks(responses_SU: F64, design: AngleDesign) -> F64:
-    """max(r, 0) of a family's stimuli -> float64 [B, A, U]."""
-    positive_BAU: F64 = np.maximum(responses_SU[design.index_BA], 0.0)
-    return positive_BAU
 
 
 @dataclass(frozen=True)
@@ -110,7 +59,7 @@ def measure_curves(curve_AU: F64, period: float) -> CurveMeasures:
     total_U = curve_AU.sum(axis=0)
     high_U, low_U = curve_AU.max(axis=0), curve_AU.min(axis=0)
     # Flat to rounding counts as flat: a peak of the last bit is no preference.
-    shaped_U = high_U - low_U > 1e-9 * np.maximum(high_U, 1e-300)
+    shaped_U = high_U - low_U > SHAPED * np.maximum(high_U, 1e-300)
     harmonic_2U = phases(count, HARMONICS) @ curve_AU
     with np.errstate(invalid="ignore", divide="ignore"):
         selectivity_2U = np.where(total_U > 0, np.abs(harmonic_2U) / total_U, np.nan)
@@ -167,7 +116,7 @@ def variance_shares(positive_BAU: F64, design: AngleDesign) -> dict[str, F64]:
     sums = {"orientation": blocks * ((positive_BAU.mean(axis=0) - mean_U) ** 2).sum(axis=0)}
     block_BU = positive_BAU.mean(axis=1)
     for name, values_B in design.levels.items():
-        masks = _level_masks(values_B)
+        masks = level_masks(values_B)
         middle_U = block_BU[np.any(masks, axis=0)].mean(axis=0)
         squares = [mask.sum() * (block_BU[mask].mean(axis=0) - middle_U) ** 2 for mask in masks]
         sums[name] = count * np.sum(squares, axis=0)
@@ -184,49 +133,60 @@ def invariance(positive_BAU: F64, design: AngleDesign, factor: str) -> F64:
     """
     if factor not in design.levels:
         return np.full(positive_BAU.shape[2], np.nan)
-    masks = _level_masks(design.levels[factor])
+    masks = level_masks(design.levels[factor])
     curve_LAU = np.stack([positive_BAU[mask].mean(axis=0) for mask in masks])
     mean_U = curve_LAU.mean(axis=(0, 1))
     total_U = ((curve_LAU - mean_U) ** 2).sum(axis=(0, 1))
     shared_U = len(masks) * ((curve_LAU.mean(axis=0) - mean_U) ** 2).sum(axis=0)
-    return _part(shared_U, total_U, total_U > FLAT * curve_LAU[..., 0].size * mean_U**2)
+    cells = curve_LAU.shape[0] * curve_LAU.shape[1]
+    return _part(shared_U, total_U, total_U > FLAT * cells * mean_U**2)
 
 
-def radius_curves(positive_BAU: F64, design: AngleDesign) -> tuple[F64, F64]:
-    """Mean answer to arcs of each radius at each unit's peak angle -> (radii [L], float64 [L, U]).
+def radius_curves(
+    positive_BAU: F64, responses_SU: F64, design: AngleDesign, peak_U: I64, radii_L: F64
+) -> F64:
+    """Mean answer at each unit's peak to arcs of each radius -> float64 [L, U]; NaN: none shown.
 
-    The peak is that of the curve over all radii; radii in pixels, rising.
+    design: arcs of one look; peak_U: number of each unit's angle; radii_L in pixels; the last one
+    infinite: the lines or edges of the same look and tangent.
     """
-    radius_B = np.asarray(design.levels.get("radius", np.zeros(len(positive_BAU))), np.float64)
-    radii_L = np.unique(radius_B)
-    peak_U = positive_BAU.mean(axis=0).argmax(axis=0)
-    at_BU = np.take_along_axis(positive_BAU, peak_U[None, None, :], axis=1)[:, 0]
-    return radii_L, np.stack([at_BU[radius_B == radius].mean(axis=0) for radius in radii_L])
+    units = np.arange(len(peak_U))
+    at_BU = positive_BAU[:, peak_U, units]
+    straight_B = np.flatnonzero((design.straight_BA >= 0).all(axis=1))
+    straight_CU = np.maximum(responses_SU[design.straight_BA[straight_B][:, peak_U], units], 0.0)
+    groups = [at_BU[design.radius_B == radius] for radius in radii_L[:-1]]
+    found = [one.mean(axis=0) if len(one) else _unknown(units) for one in (*groups, straight_CU)]
+    return np.stack(found)
 
 
-def fourier_modes(curve_AU: F64, modes: tuple[int, ...] = MODES) -> F64 | None:
+def _unknown(units: I64) -> F64:
+    return np.full(len(units), np.nan)
+
+
+def fourier_modes(
+    curve_AU: F64, modes: tuple[int, ...] = MODES, *, alike: bool = False
+) -> F64 | None:
     """Share of each Fourier mode in the population's variance over angles -> float64 [modes].
 
     Power of mode m: sum over the units of |sum_a c_a exp(2 pi i m a / A)|^2, twice that below A/2
-    (its mirror image); divided by the power of all modes but 0. None where all curves are flat.
+    (its mirror image); divided by the power of all modes but 0. alike: every unit's power over its
+    own variance first, so that all weigh alike; otherwise a strong unit weighs by its square. None
+    where all curves are flat.
     """
     count = len(curve_AU)
-    power = (np.abs(np.fft.rfft(curve_AU, axis=0)) ** 2).sum(axis=1)
-    power[1 : (count + 1) // 2] *= 2
-    total = power[1:].sum()
-    if not total > FLAT * power[0]:
+    power_MU = np.abs(np.fft.rfft(curve_AU, axis=0)) ** 2
+    power_MU[1 : (count + 1) // 2] *= 2
+    varies_U = power_MU[1:].sum(axis=0) > FLAT * power_MU[0]
+    if not varies_U.any():
         return None
-    held: F64 = np.array([power[mode] if mode < len(power) else 0.0 for mode in modes]) / total
-    return held
+    power_MU = power_MU[1:, varies_U]
+    power_M = (power_MU / power_MU.sum(axis=0) if alike else power_MU).sum(axis=1)
+    held = [power_M[mode - 1] if mode <= len(power_M) else 0.0 for mode in modes]
+    found: F64 = np.array(held) / power_M.sum()
+    return found
 
 
 def _part(square_U: F64, total_U: F64, where_U: Bools) -> F64:
     part_U: F64 = np.full(len(total_U), np.nan)
     np.divide(square_U, total_U, out=part_U, where=where_U)
     return part_U
-
-
-def _level_masks(values_B: npt.NDArray[np.generic]) -> list[Bools]:
-    """Which blocks have each different value, in rising order; NaN and '' are no values."""
-    different = [one for one in np.unique(values_B).tolist() if one == one and one != ""]
-    return [values_B == one for one in different]

@@ -17,6 +17,7 @@ from isae.analysis.tuning.stimuli import StimulusSet
 from isae.errors import DataError
 from isae.inception import Network
 from isae.progress import QUIET, Reporter
+from isae.train import SAE
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class Responses:
     """neurons_SC: float32, the cell's activations after the ReLU; values_SK and indices_SK: the
     codes of the SAE on those rows, in their units; n: number of features.
 
-    Codes stay sparse: memory is S x (C + 2 K), whatever n is.
+    Codes stay sparse: memory is S x (C + 2 K), whatever n is. sae: the encoder's weights, where
+    codes are the k largest of dense pre-activations.
     """
 
     neurons_SC: F32
     values_SK: F32
     indices_SK: I64
     n: int
+    sae: SAE | None = None
 
     def feature_chunks(self, width: int = 1024) -> Iterator[tuple[int, F64]]:
         """(first feature, codes float64 [S, U]) of up to `width` features a time."""
@@ -42,6 +45,24 @@ class Responses:
             rows, places = np.nonzero(inside)
             codes_SU[rows, self.indices_SK[rows, places] - first] = self.values_SK[rows, places]
             yield first, codes_SU
+
+    def contested_chunks(
+        self, width: int = 1024
+    ) -> Iterator[tuple[int, F64] | tuple[int, F64, F64]]:
+        """As `feature_chunks`, with the pre-activations float64 [S, U] of the same features.
+
+        Pre-activations, before the k largest are chosen: (x - b_dec) W_enc^T + b_enc. Without an
+        SAE's weights the codes alone.
+        """
+        for first, codes_SU in self.feature_chunks(width):
+            if self.sae is None:
+                yield first, codes_SU
+                continue
+            mine = slice(first, first + codes_SU.shape[1])
+            sae = self.sae
+            rows_SC = torch.from_numpy(self.neurons_SC).to(sae.W_enc_ND.device) - sae.b_dec_D
+            raw_SU = torch.addmm(sae.b_enc_N[mine], rows_SC, sae.W_enc_ND[mine].T)
+            yield first, codes_SU, raw_SU.double().cpu().numpy()
 
     def neuron_chunks(self, width: int = 1024) -> Iterator[tuple[int, F64]]:
         """(first channel, activations float64 [S, U]) of up to `width` channels a time."""
@@ -78,8 +99,9 @@ def read_responses(
             indices.append(indices_BK.cpu().numpy().astype(np.int64))
             meter.advance(len(batch))
     found = Responses(
-        np.concatenate(neurons), np.concatenate(values), np.concatenate(indices), sae.n
-    )
+        np.concatenate(neurons), np.concatenate(values), np.concatenate(indices), sae.n,
+        sae if isinstance(sae, SAE) else None,
+    )  # fmt: skip
     if not (np.isfinite(found.values_SK).all() and np.isfinite(found.neurons_SC).all()):
         raise DataError(
             f"expected finite activations and codes of '{layer}', found NaN or infinity; the SAE "

@@ -4,19 +4,23 @@ Families:
 
     arc       a stroke along a circle, its midpoint at the point, or (fill 'disc') the whole disc
               that it bounds; radius x direction x width x fill x polarity x colour
+    edge      the straight rim of a half-plane: direction x polarity x colour; an arc's disc of
+              infinite radius, as a line is an arc's stroke
     line      a straight stroke: orientation x width x polarity x colour
     corner    two strokes that meet: direction x opening x polarity x colour
     grating   stripes in a round window: orientation x frequency x phase x colour
     gabor     the same under a Gaussian of a sixth of the field
     patch     a disc of one colour on grey: hue x lightness
     dots      one disc (frequency NaN) or a lattice of them: size x polarity x colour
+    blank     the bare ground of dark figures (light), of light ones (dark), and grey
 
-Angles are degrees counter-clockwise from the right: of an arc where its outside points (90 an arch,
-270 a bowl), of a corner the middle of its opening, both over 360; of lines, gratings and Gabors the
-direction of their strokes or stripes, over 180. Lengths are pixels of the picture that the network
-sees; a plan gives them in parts of the field. Nothing is random: a plan, a size, a point and a
-field give the same pixels everywhere. Colours differ in luminance: they are equal in HSL lightness
-alone.
+Angles are degrees counter-clockwise from the right: of an arc or edge where its outside points (90
+an arch, 270 a bowl), of a corner the middle of its opening, all over 360; of lines, gratings and
+Gabors the direction of their strokes or stripes, over 180. Lengths are pixels of the picture that
+the network sees; a plan gives them in parts of the field. Nothing is random: a plan, a size, a
+point and a field give the same pixels everywhere. Colours differ in luminance: they are equal in
+HSL lightness alone. Arcs of the smallest radii are shorter than others (MOST_TURN), and their
+`length` says so.
 """
 
 from __future__ import annotations
@@ -34,14 +38,17 @@ from isae.analysis.arrays import U8
 from isae.config import check
 
 NAN = float("nan")
-PERIODS = {"arc": 360, "corner": 360, "line": 180, "grating": 180, "gabor": 180}
+PERIODS = {"arc": 360, "corner": 360, "edge": 360, "line": 180, "grating": 180, "gabor": 180}
 """Families with an angle, and the degrees after which they look the same."""
 
-FAMILIES = (*PERIODS, "patch", "dots")
+FAMILIES = (*PERIODS, "patch", "dots", "blank")
 HUES = {"red": 0.0, "yellow": 60.0, "green": 120.0, "cyan": 180.0, "blue": 240.0, "purple": 300.0}
 COLOURS = ("grey", *HUES)
 SMALLEST_PERIOD = 2.5
 """Pixels; gratings, Gabors and lattices that are finer are left out, since they would alias."""
+
+SMALLEST_WIDTH = 1.5
+"""Pixels; thinner strokes are drawn this wide, and arcs of a radius below their width left out."""
 
 LENGTH = 0.9
 """Length of a line or (along the stroke) an arc over the field's side."""
@@ -158,10 +165,10 @@ def make_stimuli(
     check(3 <= field <= size, f"a field from 3 to {size} pixels (the picture)", field)
     inside = all(0 <= at <= size for at in centre)
     check(inside, f"a point inside the picture of {size} pixels", centre)
-    rows: list[Stimulus] = []
-    for family in (_arcs, _corners, _lines, _gratings, _gabors, _patches, _dots):
-        rows.extend(family(plan, float(field)))
-    return StimulusSet(tuple(rows), size, (float(centre[0]), float(centre[1])), float(field))
+    from isae.analysis.tuning.generators import generate
+
+    rows = tuple(generate(plan, float(field)))
+    return StimulusSet(rows, size, (float(centre[0]), float(centre[1])), float(field))
 
 
 def figure_colour(colour: str, polarity: int) -> dict[str, float]:
@@ -169,112 +176,3 @@ def figure_colour(colour: str, polarity: int) -> dict[str, float]:
     if colour == "grey":
         return {"hue": NAN, "saturation": 0.0, "lightness": 0.9 if polarity > 0 else 0.1}
     return {"hue": HUES[colour], "saturation": 0.9, "lightness": 0.65 if polarity > 0 else 0.35}
-
-
-def _angles(plan: StimulusPlan, period: int) -> list[float]:
-    step = 360 / plan.directions
-    return [step * number for number in range(round(period / step))]
-
-
-def _looks(plan: StimulusPlan) -> Iterator[dict[str, Any]]:
-    """Every colour in both polarities."""
-    for colour in plan.colours:
-        for polarity in (-1, 1):
-            yield {"colour": colour, "polarity": polarity, **figure_colour(colour, polarity)}
-
-
-def _arcs(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    for look in _looks(plan):
-        for part in plan.radii:
-            radius = part * field
-            length = min(LENGTH * field, MOST_TURN * radius)
-            for angle in _angles(plan, 360):
-                for width in plan.widths:
-                    yield Stimulus("arc", angle, radius, width * field, length, "stroke", **look)
-                yield Stimulus("arc", angle, radius, fill="disc", **look)
-
-
-def _corners(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    width, length = plan.widths[-1] * field, LENGTH / 2 * field
-    for look in _looks(plan):
-        for opening in plan.openings:
-            for angle in _angles(plan, 360):
-                yield Stimulus(
-                    "corner",
-                    angle,
-                    width=width,
-                    length=length,
-                    fill="stroke",
-                    opening=opening,
-                    **look,
-                )
-
-
-def _lines(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    for look in _looks(plan):
-        for width in plan.widths:
-            for angle in _angles(plan, 180):
-                yield Stimulus(
-                    "line", angle, float("inf"), width * field, LENGTH * field, "stroke", **look
-                )
-
-
-def _waves(plan: StimulusPlan, field: float, family: str, least: float) -> Iterator[Stimulus]:
-    for colour in plan.colours:
-        hue = HUES.get(colour, NAN)
-        grey = colour == "grey"
-        look: dict[str, Any] = {"hue": hue, "saturation": 0.0 if grey else 0.9, "lightness": 0.5}
-        for cycles in plan.cycles:
-            if cycles < least or field / cycles < SMALLEST_PERIOD:
-                continue
-            for number in range(plan.phases):
-                phase = 360 / plan.phases * number
-                for angle in _angles(plan, 180):
-                    yield Stimulus(
-                        family,
-                        angle,
-                        length=field,
-                        colour=colour,
-                        frequency=cycles / field,
-                        phase=phase,
-                        **look,
-                    )
-
-
-def _gratings(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    yield from _waves(plan, field, "grating", 0.0)
-
-
-def _gabors(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    yield from _waves(plan, field, "gabor", 2.0)
-
-
-def _patches(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    for lightness in plan.lightnesses:
-        for number in range(plan.hues):
-            yield Stimulus(
-                "patch",
-                width=field,
-                fill="disc",
-                colour="patch",
-                hue=360 / plan.hues * number,
-                saturation=0.9,
-                lightness=lightness,
-            )
-        yield Stimulus("patch", width=field, fill="disc", colour="patch", lightness=lightness)
-
-
-def _dots(plan: StimulusPlan, field: float) -> Iterator[Stimulus]:
-    for look in _looks(plan):
-        for part in plan.diameters:
-            yield Stimulus("dots", width=part * field, fill="disc", **look)
-        for cycles in plan.cycles:
-            if cycles >= 2 and field / cycles >= 2 * SMALLEST_PERIOD:
-                yield Stimulus(
-                    "dots",
-                    width=0.5 * field / cycles,
-                    length=field,
-                    fill="disc",
-                    frequency=cycles / field,
-                    **look,
-                )

@@ -10,6 +10,7 @@ import torch
 
 from isae.analysis.tuning.effective_field import (
     ReadCell,
+    default_size,
     effective_field,
     measure_energy,
     noise_pictures,
@@ -17,6 +18,7 @@ from isae.analysis.tuning.effective_field import (
     read_cell,
     smallest_free_size,
 )
+from isae.analysis.tuning.mirrored import mirror_cell
 from isae.analysis.tuning.stimuli import (
     FAMILIES,
     PERIODS,
@@ -128,8 +130,8 @@ def test_a_set_is_complete_deterministic_and_says_its_factors() -> None:
     family = stimuli.column("family")
     counts = {name: int((family == name).sum()) for name in FAMILIES}
     assert counts == {
-        "arc": 8 * 2 * 3 * 4, "corner": 8 * 4, "line": 4 * 2 * 4, "grating": 4 * 2 * 2 * 2,
-        "gabor": 4 * 2 * 2 * 2, "patch": 4, "dots": 4 * 3,
+        "arc": 8 * 2 * 3 * 4, "corner": 8 * 4, "edge": 8 * 4, "line": 4 * 2 * 4,
+        "grating": 4 * 2 * 2 * 2, "gabor": 4 * 2 * 2 * 2, "patch": 4, "dots": 4 * 3, "blank": 3,
     }  # fmt: skip
     assert len(set(stimuli.stimuli)) == len(stimuli)
     for name, period in PERIODS.items():
@@ -137,7 +139,7 @@ def test_a_set_is_complete_deterministic_and_says_its_factors() -> None:
         np.testing.assert_allclose(step, np.arange(len(step)) * period / len(step))
     table = stimuli.table()
     assert table.num_rows == len(stimuli)
-    assert table.column("radius").null_count == (~np.isin(family, ["arc", "line"])).sum()
+    assert table.column("radius").null_count == (~np.isin(family, ["arc", "line", "edge"])).sum()
     digests = []
     for count in (7, 50):
         again = make_stimuli(SMALL, SIZE, CENTRE, FIELD)
@@ -152,7 +154,31 @@ def test_a_set_is_complete_deterministic_and_says_its_factors() -> None:
     reach = FIELD / 2 + 2
     assert abs(rows + 0.5 - CENTRE[1]).max() <= reach
     assert abs(columns + 0.5 - CENTRE[0]).max() <= reach
-    assert changed.any(axis=(1, 2)).mean() > 0.99  # a grey patch on grey is the only empty one
+    empty = ~changed.any(axis=(1, 2))
+    assert empty.sum() == 4  # the blank ones, and a grey patch on grey
+    assert empty[family == "blank"].all()
+    edges = pixels[family == "edge"]
+    assert ((edges == edges[:, :1, :1]).all(axis=3).mean(axis=(1, 2)) < 0.7).all()
+
+
+@pytest.mark.parametrize("field", [4.0, 7.0, 12.0, 20.0, 33.0])
+def test_strokes_have_the_same_ink_at_every_angle(field: float) -> None:
+    """Of the thinnest lines and smallest arcs, too, on and off the pixel lattice."""
+    at = 24.5 if field in (7.0, 20.0) else 24.0
+    stimuli = make_stimuli(StimulusPlan(colours=("grey",)), 48, (at, at), field)
+    ink: dict[tuple, list[float]] = {}
+    for number, one in enumerate(stimuli.stimuli):
+        whole = one.family in ("line", "corner") or one.fill == "stroke" or one.radius < field / 3
+        if one.polarity > 0 and whole and one.family in ("line", "corner", "arc"):
+            pixels = stimuli.draw(number)[..., 0].astype(np.float64)
+            key = one.family, one.fill, one.radius, one.width, repr(one.opening)
+            ink.setdefault(key, []).append(((pixels - 26) / 204).sum())
+            if one.family == "line":
+                assert ink[key][-1] == pytest.approx(one.width * one.length, rel=0.01)
+                assert one.width >= 1.5
+    assert len(ink) >= 5
+    for key, parts in ink.items():
+        assert np.ptp(parts) < 0.01 * np.mean(parts), key
 
 
 @pytest.mark.parametrize(
@@ -218,6 +244,8 @@ def test_the_effective_field_is_the_kernels_energy(
     assert abs(found.side - sides[0]) <= (0 if channels == 1 else 2)
     assert 1 <= found.side_half <= found.side
     assert not found.clipped
+    assert len(found.sides_of_halves) == 2
+    assert max(abs(side - found.side) for side in found.sides_of_halves) <= 4
 
 
 def test_layers_without_gradient_and_wrong_pictures_are_refused() -> None:
@@ -276,11 +304,20 @@ def test_cells_free_of_padding_are_those_that_surroundings_do_not_change() -> No
 def test_deep_layers_say_that_no_cell_is_free() -> None:
     for name, info in layer_table("inceptionv1").items():
         at = read_cell(info, 112)
-        assert at.padded == (info.receptive_field > 112 or not at.free), name
+        windows = [info.window(cell, 112) for cell in range(at.cells)]
+        spared = any(start >= 0 and stop <= 112 for start, stop in windows)
+        assert at.padded == (not spared), name
         assert at.cell < at.cells
         smallest = smallest_free_size(info)
         assert len(padding_free(info, smallest))
         assert not len(padding_free(info, smallest - 1))
-    deep = read_cell(layer_table("inceptionv1")["mixed4c"], 112)
+        chosen = default_size(info, 112, 192)
+        assert chosen == (112 if spared or smallest > 192 else smallest)
+    info = layer_table("inceptionv1")["mixed4c"]
+    deep = read_cell(info, 112)
     assert deep.padded
     assert deep.free == ()
+    mirror = mirror_cell(info, deep)
+    assert mirror is not None
+    assert abs(deep.centre + mirror.centre - 112) <= info.stride / 2
+    assert mirror.window == info.window(mirror.cell, 112)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from isae.analysis import TuningConfig, analyze_tuning
 from isae.analysis.cli import app
+from isae.analysis.tuning.summary import tuning_text
 from isae.errors import ConfigError, RunError
 from isae.progress import Reporter
 from isae.store import BuildConfig, build_store, open_store
@@ -80,27 +81,49 @@ def test_every_file_is_there_and_the_summary_is_the_one_printed(run: Path, print
             assert np.asarray(image.convert("L")).std() > 5
 
 
-def test_the_summary_says_images_stimuli_place_nulls_and_seed(printed: dict) -> None:
+def test_the_summary_says_images_stimuli_place_nulls_and_seed(run: Path, printed: dict) -> None:
     assert printed["images"]["kind"] == "pictures of the store"
     assert printed["images"]["split"] == "holdout"
     assert printed["seed"] == 0
     assert sum(printed["stimuli"]["by_family"].values()) == printed["stimuli"]["count"]
-    assert set(printed["nulls"]) == {"shuffled", "rotated"}
-    assert "Benjamini-Hochberg" in printed["correction"]
     place = printed["place"]
-    assert place["size"] == 48
-    assert place["cells_free_of_padding"] == []  # the theoretical field is 59 pixels
-    assert place["padding_reaches_the_cell"]
-    assert "--size 6" in place["note"]
+    # The theoretical field is 59 pixels, more than the store's pictures have.
+    assert 59 <= place["size"] < 70
+    assert place["cell"][0] in place["cells_free_of_padding"]
+    assert place["mirrored_read"] is None
     assert 3 <= place["effective_field"]["side"] <= place["theoretical_field"]
     assert place["stimuli_sized_to"] == place["effective_field"]["side"]
     for kind, units in (("features", N), ("neurons", 256)):
         assert printed[kind]["units"] == units
-        for one in printed[kind]["families"].values():
-            assert one["agreeing"] <= one["tuned"] <= one["tested"] <= units
+        for of in ("direction", "axis", "cross"):
+            for one in printed[kind][f"{of}_tuned"].values():
+                assert one["share"] == one["count"] / units
     assert printed["features"]["silent"] >= DEAD
-    modes = printed["neurons"]["families"]["arc"]["fourier_modes_all"]
+    held = open_store(json.loads((run / "config.json").read_text())["store"]).layer(LAYER)
+    assert printed["photos"]["rows"] == held.rows - held.train_rows
+    modes = printed["neurons"]["families"]["arc"]["fourier_modes_dark_strokes"]
     assert 0.5 < sum(modes) <= 1
+
+
+def test_padded_cells_are_read_a_second_time_elsewhere(run: Path) -> None:
+    config = TuningConfig(size=40, directions=8, colours=("grey",), pictures=2)
+    summary = analyze_tuning(run, out=run / "padded", config=config)
+    place = summary["place"]
+    assert place["cells_free_of_padding"] == []
+    assert "--size 6" in place["note"]
+    assert place["mirrored_read"]["cell"] != place["cell"]
+    table = pq.read_table(run / "padded" / "neurons.parquet")
+    framed = np.array(table.column("arc_framed").to_pylist())
+    tuned = np.array(table.column("arc_tuned").to_pylist())
+    clear = np.array(table.column("arc_clear").to_pylist())
+    assert framed.any()  # where everything that is seen is border, it must show
+    assert not (framed & ~tuned).any()
+    assert not (framed & clear).any()
+    assert "PADDED" in tuning_text(summary, "out")
+    counted = sum(
+        summary["neurons"][f"{of}_tuned"]["arcs"]["framed"] for of in ("direction", "axis")
+    )
+    assert counted == framed.sum()
 
 
 def test_tables_agree_with_the_summary_and_are_free_of_nan(run: Path, printed: dict) -> None:
@@ -109,11 +132,22 @@ def test_tables_agree_with_the_summary_and_are_free_of_nan(run: Path, printed: d
         table = pq.read_table(folder / f"{kind}.parquet")
         assert pa_csv.read_csv(folder / f"{kind}.csv").column_names == table.schema.names
         for family, one in printed[kind]["families"].items():
-            q = table.column(f"{family}_q").to_numpy()
-            p = table.column(f"{family}_p").to_numpy()
-            assert (~(q < p)).all()
-            assert np.isfinite(p).sum() == one["tested"]
-            assert sum(table.column(f"{family}_tuned").to_pylist()) == one["tuned"]
+            column = {
+                name: np.array(table.column(f"{family}_{name}").to_pylist(), dtype=object)
+                for name in ("by", "clear", "tuned", "vector", "q_1", "selectivity_1", "p_1")
+            }
+            assert sum(p is not None for p in column["p_1"]) == one["tested"]
+            assert column["tuned"].sum() == one["tuned"]
+            assert ((column["by"] != None) == column["tuned"]).all()  # noqa: E711
+            passed = np.array([q is not None and q <= 0.05 for q in column["q_1"]])
+            assert (np.array([v is not None for v in column["vector"]]) == passed).all()
+            assert all(s >= 0.1 for s in column["selectivity_1"][passed])
+            counts = {
+                of: printed[kind][f"{of}_tuned"].get(f"{family}s", {"count": 0})["count"]
+                for of in ("direction", "axis", "cross")
+            }
+            for of, count in counts.items():
+                assert ((column["by"] == of) & column["clear"].astype(bool)).sum() == count
         for name in table.schema.names:
             assert not any(isinstance(v, float) and v != v for v in table.column(name).to_pylist())
     assert pq.read_table(folder / "neurons.parquet").column("branch").to_pylist()[-1] == "pool"
@@ -137,11 +171,10 @@ def test_an_analysis_that_is_there_stays_unless_asked(run: Path, printed: dict) 
 
 
 def test_a_person_gets_a_small_table(printed: dict) -> None:
-    from isae.analysis.tuning.summary import tuning_text
-
     lines = tuning_text(printed, "out").splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert sum(line.startswith(("features", "neurons")) for line in lines) == 10
+    # Six families by two harmonics, each for features and neurons.
+    assert sum(line.startswith(("features", "neurons")) for line in lines) == 24
 
 
 def test_pictures_that_are_gone_are_replaced_by_noise_with_a_warning(
@@ -157,7 +190,8 @@ def test_pictures_that_are_gone_are_replaced_by_noise_with_a_warning(
 
 
 @pytest.mark.parametrize(
-    "option", [{"alpha": 0.0}, {"min_selectivity": 2.0}, {"size": 0}, {"pictures": 0}]
+    "option",
+    [{"alpha": 0.0}, {"min_selectivity": 2.0}, {"size": 0}, {"pictures": 0}, {"faint": -1.0}],
 )
 def test_options_out_of_range_are_refused(option: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
