@@ -1,11 +1,14 @@
 """Sparse codes of a layer, by place and by feature, and how they are pooled to coarser places.
 
 A place is a cell of an image's map. `pool_codes` takes the maximum or the mean over the finer cells
-beneath a coarser cell; on a grid of one cell the maximum is a feature's image-level profile.
+that a coarser cell's window holds (`isae.analysis.layers.windows`); over a whole image the maximum
+is a feature's image-level profile.
 
 Memory: 8 bytes an active entry (feature, value) and 24 bytes a place; turned by feature 8 bytes an
 entry more. With a folder the entries lie in files that are mapped, so that the system can let go of
-them, and what must stay in memory is the bytes per place. Reading takes one pass over the store.
+them, and what must stay in memory is the bytes per place. Reading takes one pass over the whole
+layer, whatever the images: rows are stored in random order, so that nearly every chunk has some of
+them.
 
 Legend: P places, Q = P + 1, E entries by place, T entries by feature, N features, M = N + 1,
 I images, K active entries a row, G cells of a grid.
@@ -13,6 +16,8 @@ I images, K active entries a row, G cells of a grid.
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +33,6 @@ from isae.analysis.layers import code_loops
 from isae.errors import DataError
 from isae.progress import QUIET, Reporter
 from isae.store import Store
-from isae.store.positions import parent_cells
 
 MAX, MEAN = "max", "mean"
 
@@ -38,14 +42,37 @@ class Room:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder, self.made = folder, 0
+        if folder is not None:
+            folder.mkdir(exist_ok=True)
 
     def empty(self, length: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
-        """An array [length] whose contents are yet to be written."""
+        """An array [length] whose contents are yet to be written.
+
+        Raises DataError where the disk has no room for it.
+        """
         if self.folder is None or not length:
             return np.empty(length, dtype)
         self.made += 1
-        path = self.folder / f"{self.made}.bin"
-        return np.asarray(np.memmap(path, dtype, "w+", shape=(length,)))
+        path, size = self.folder / f"{self.made}.bin", length * np.dtype(dtype).itemsize
+        try:
+            with path.open("wb") as file:
+                # A mapped file with holes would end the process when the disk is full.
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise DataError(
+                f"expected room for {size:,} bytes in {self.folder}, found none ({error}); "
+                "choose another --out, or lower --max-images"
+            ) from error
+        return np.asarray(np.memmap(path, dtype, "r+", shape=(length,)))
+
+    def beside(self, name: str) -> Room:
+        """A room of its own in a folder of this one's; `clear` gives it back."""
+        return Room(None if self.folder is None else self.folder / name)
+
+    def clear(self) -> None:
+        """Remove the files; arrays that are still in use stay readable until they are let go of."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder)
 
 
 @dataclass(frozen=True)
@@ -204,27 +231,32 @@ def read_codes(
     )
 
 
-def pool_codes(codes: Codes, grid: tuple[int, int], ratio: int, how: str) -> Codes:
-    """Codes on a coarser grid: MAX or MEAN over the stored finer cells beneath each coarser one.
+def pool_codes(
+    codes: Codes,
+    grid: tuple[int, int],
+    windows: tuple[I64, I64] | None,
+    how: str,
+    room: Room | None = None,
+) -> Codes:
+    """Codes on a coarser grid: MAX or MEAN over the stored finer cells of each window.
 
-    ratio: finer cells along one side of a coarser one, as in `isae.store.positions.parent_cells`;
-    a grid of (1, 1) pools an image as a whole, whatever the ratio. A coarser cell without finer
-    ones is no place. Time and memory: one pass over the entries.
+    windows: of rows and of columns, int64 [coarser cells, 2]: the first finer cell and the one
+    behind the last; windows may overlap and reach over the map. None: the whole image, on a grid of
+    (1, 1). A coarser cell without finer ones is no place. room: where the new arrays lie (default:
+    beside the old ones). Time and memory: one pass over the entries for each window that holds
+    them.
     """
     if how not in (MAX, MEAN):
         raise DataError(f"expected '{MAX}' or '{MEAN}', found '{how}'")
-    y_P, x_P = np.divmod(codes.cell_P.astype(np.int64), codes.grid[1])
-    parent_P = np.zeros(codes.places, dtype=np.int64)
-    if grid != (1, 1):
-        y_P = parent_cells(codes.grid[0], grid[0], ratio)[y_P]
-        x_P = parent_cells(codes.grid[1], grid[1], ratio)[x_P]
-        parent_P = y_P * grid[1] + x_P
-    key_P = codes.image_P * np.int64(grid[0] * grid[1]) + parent_P
-    place_P = np.argsort(key_P, kind="stable")
-    group, first = np.unique(key_P[place_P], return_index=True)
-    group_H = np.append(first, codes.places).astype(np.int64)
-    feature_F = codes.room.empty(len(codes.feature_E), np.int32)
-    value_F = codes.room.empty(len(codes.value_E), np.float32)
+    room = room or codes.room
+    place_E, parent_E = _members(codes, grid, windows)
+    key_E = codes.image_P[place_E] * np.int64(grid[0] * grid[1]) + parent_E
+    order_E = np.argsort(key_E, kind="stable")
+    group, first = np.unique(key_E[order_E], return_index=True)
+    group_H = np.append(first, len(order_E)).astype(np.int64)
+    place_P = place_E[order_E]
+    most = int(np.diff(codes.start_Q)[place_P].sum())
+    feature_F, value_F = room.empty(most, np.int32), room.empty(most, np.float32)
     start_H = np.zeros(len(group_H), dtype=np.int64)
     written = code_loops.pool(
         place_P, group_H, codes.start_Q, codes.feature_E, codes.value_E, how == MAX,
@@ -239,8 +271,40 @@ def pool_codes(codes: Codes, grid: tuple[int, int], ratio: int, how: str) -> Cod
         start_Q=start_H,
         feature_E=feature_F[:written],
         value_E=value_F[:written],
-        room=codes.room,
+        room=room,
     )
+
+
+def _members(
+    codes: Codes, grid: tuple[int, int], windows: tuple[I64, I64] | None
+) -> tuple[I64, I64]:
+    """Every (place, coarser cell whose window holds it), places rising within a cell."""
+    if windows is None:
+        return np.arange(codes.places), np.zeros(codes.places, dtype=np.int64)
+    y_P, x_P = np.divmod(codes.cell_P.astype(np.int64), codes.grid[1])
+    places, parents = [], []
+    rows, columns = (_holders(one, n) for one, n in zip(windows, codes.grid, strict=True))
+    for row_G in rows:
+        for column_G in columns:
+            row_P, column_P = row_G[y_P], column_G[x_P]
+            held = np.flatnonzero((row_P >= 0) & (column_P >= 0))
+            places.append(held)
+            parents.append(row_P[held] * grid[1] + column_P[held])
+    place_E, parent_E = np.concatenate(places), np.concatenate(parents)
+    order = np.argsort(place_E, kind="stable")
+    return place_E[order], parent_E[order]
+
+
+def _holders(window_G2: I64, cells: int) -> list[I64]:
+    """For each place in a window, the coarser cell that has the finer cell there, or -1."""
+    found = []
+    for offset in range(int((window_G2[:, 1] - window_G2[:, 0]).max(initial=0))):
+        holder_F = np.full(cells, -1, dtype=np.int64)
+        finer_G = window_G2[:, 0] + offset
+        inside = np.flatnonzero((finer_G < window_G2[:, 1]) & (finer_G >= 0) & (finer_G < cells))
+        holder_F[finer_G[inside]] = inside
+        found.append(holder_F)
+    return found
 
 
 def _cells_of(place_B3: npt.NDArray[Any], number_J: I64, grid: tuple[int, int]) -> tuple[I64, I64]:

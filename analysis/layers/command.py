@@ -18,6 +18,12 @@ def layers(
         list[str], typer.Argument(metavar="RUN1 RUN2...", help="Finished runs of one store.")
     ],
     store: options.StoreOption = None,
+    images: options.ImagesOption = None,
+    weights: options.WeightsOption = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Finished layers analysis of an untrained network; may be repeated."),
+    ] = None,
     out: options.OutOption = None,
     pairs: Annotated[str, typer.Option(help="Layers to compare: adjacent, all.")] = _DEFAULTS.pairs,
     alpha: options.AlphaOption = _DEFAULTS.alpha,
@@ -36,6 +42,9 @@ def layers(
     duplicate_r: Annotated[
         float, typer.Option(help="Correlation from which features are duplicates.")
     ] = _DEFAULTS.duplicate_r,
+    virtual_images: Annotated[
+        int, typer.Option(help="Pictures to measure virtual weights on; 0: none.")
+    ] = _DEFAULTS.virtual_images,
     batch_size: options.RowsAtOnceOption = _DEFAULTS.batch_size,
     device: options.DeviceOption = _DEFAULTS.device,
     seed: cli.SeedOption = 0,
@@ -55,6 +64,7 @@ def layers(
         candidates=candidates,
         shuffles=shuffles,
         duplicate_r=duplicate_r,
+        virtual_images=virtual_images,
         batch_size=batch_size,
         device=device,
         seed=seed,
@@ -62,6 +72,9 @@ def layers(
     summary = analyze_layers(
         list(runs),
         store=store,
+        images=images,
+        weights=weights,
+        against=against or (),
         out=out,
         config=config,
         overwrite=overwrite,

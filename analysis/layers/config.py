@@ -29,6 +29,10 @@ class LayersConfig:
     """Draws of images for intervals of r, and of feature clusters for those of log odds."""
     label_draws: int = 2000
     """Times that branch labels are dealt anew."""
+    virtual_images: int = 400
+    """Training images to measure the paths of virtual weights on; 0: no virtual weights."""
+    virtual_draws: int = 8
+    """Draws of all decoder rows, of each kind, for the null of matches by virtual weights."""
     batch_size: int = 8192
     """Rows encoded at once: speed and memory, not results."""
     device: str = "auto"
@@ -46,4 +50,6 @@ class LayersConfig:
         check(0 < self.duplicate_r <= 1, "--duplicate-r in (0, 1]", self.duplicate_r)
         check(self.resamples >= 100, "resamples of at least 100", self.resamples)
         check(self.label_draws >= 100, "label_draws of at least 100", self.label_draws)
+        check(self.virtual_images >= 0, "--virtual-images of at least 0", self.virtual_images)
+        check(self.virtual_draws >= 5, "virtual_draws of at least 5", self.virtual_draws)
         check(self.batch_size >= 1, "--batch-size of at least 1", self.batch_size)

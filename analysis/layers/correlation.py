@@ -28,6 +28,7 @@ import numpy as np
 
 from isae.analysis.arrays import F64, I32, I64, Bools
 from isae.analysis.layers import code_loops
+from isae.analysis.layers.agreement import central
 from isae.analysis.layers.codes import Codes
 from isae.errors import DataError
 from isae.randomness import keyed_rng
@@ -62,13 +63,15 @@ class Scores:
     """Correlations of given pairs on given images, with intervals over resampled images.
 
     r_X, low_X, high_X (2.5 and 97.5 %): float64, NaN where a feature is silent or constant;
-    shuffled_X: mean r with images exchanged: what place and class alone give.
+    shuffled_X: mean r with images exchanged: what place and class alone give; mean_T: in each draw
+    of images, the mean of the pairs that have an r (NaN: none has).
     """
 
     r_X: F64
     low_X: F64
     high_X: F64
     shuffled_X: F64
+    mean_T: F64
 
 
 def identity(images: int, chosen_I: Bools) -> I64:
@@ -162,20 +165,24 @@ def score(
     whole_1I = (image_I >= 0).astype(np.float64)[None]
     r_X, shuffled_X = np.full(len(first_X), np.nan), np.zeros(len(first_X))
     low_X, high_X = r_X.copy(), r_X.copy()
+    sum_T, number_T = np.zeros(resamples), np.zeros(resamples)
     block = max(1, _BLOCK_BYTES // (40 * max(one.images, 1)))
     for start in range(0, len(first_X), block):
         part = slice(start, start + block)
         sums = _image_sums(one, two, image_I, first_X[part], second_X[part])
         r_X[part] = _correlations(whole_1I, *sums)[0]
         drawn_TX = _correlations(draws_TI, *sums)
-        low_X[part], high_X[part] = _central(drawn_TX)
+        low_X[part], high_X[part] = central(drawn_TX)
+        sum_T += np.nansum(drawn_TX, axis=1)
+        number_T += np.isfinite(drawn_TX).sum(axis=1)
         for pairing in shuffled:
             sums = _image_sums(one, two, pairing, first_X[part], second_X[part])
             paired_1I = (pairing >= 0).astype(np.float64)[None]
             shuffled_X[part] += _correlations(paired_1I, *sums)[0] / len(shuffled)
     if not shuffled:
         shuffled_X[:] = np.nan
-    return Scores(r_X, low_X, high_X, shuffled_X)
+    mean_T = np.where(number_T > 0, sum_T / np.maximum(number_T, 1), np.nan)
+    return Scores(r_X, low_X, high_X, shuffled_X, mean_T)
 
 
 def _draws(image_I: I64, resamples: int, seed: int) -> F64:
@@ -187,18 +194,6 @@ def _draws(image_I: I64, resamples: int, seed: int) -> F64:
         even = np.full(len(paired), 1 / len(paired))
         draws_TI[:, paired] = rng.multinomial(len(paired), even, size=resamples)
     return draws_TI
-
-
-def _central(drawn_TX: F64) -> tuple[F64, F64]:
-    """2.5 and 97.5 % of the draws that have an r; NaN where more than a tenth have none."""
-    low_X = np.full(drawn_TX.shape[1], np.nan)
-    high_X = low_X.copy()
-    enough_X = np.isfinite(drawn_TX).mean(axis=0) >= 0.9
-    if enough_X.any():
-        low_X[enough_X], high_X[enough_X] = np.nanquantile(
-            drawn_TX[:, enough_X], (0.025, 0.975), axis=0
-        )
-    return low_X, high_X
 
 
 def _image_sums(

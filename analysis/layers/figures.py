@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from isae.analysis.layers.agreement import DIAGONAL
 from isae.analysis.layers.findings import CLUSTERS, LayerFindings, PairFindings
+from isae.analysis.layers.flows import flows_figure
 from isae.analysis.layers.matching import METHODS, MUTUAL
 from isae.analysis.layers.pairs import IMAGE, family
+from isae.analysis.layers.virtual_pairs import WEIGHTS
 from isae.analysis.style import NULL_COLOUR, PALETTE, branch_colour, save, styled
 
 _BINS = 40
@@ -27,6 +29,7 @@ def write_figures(findings: LayerFindings, folder: Path) -> list[str]:
     if any(pair.agreement for pair in findings.pairs):
         figures["branches"] = branches_figure(findings)
         figures["log_odds"] = log_odds_figure(findings)
+        figures["flows"] = flows_figure(_one_measure(findings))
     with styled():
         for name, draw in figures.items():
             save(draw, folder / name)
@@ -70,6 +73,8 @@ def scored_figure(findings: LayerFindings) -> Figure:
                 "other images": (scores.r_X, PALETTE[0]),
                 "images exchanged": (scores.shuffled_X, NULL_COLOUR),
             }
+            if pair.comparison.measure == WEIGHTS:
+                del drawn["selection images"]  # selected by weights, not by r
             for label, (r_X, colour) in drawn.items():
                 finite = r_X[chosen & np.isfinite(r_X)]
                 axes.stairs(np.histogram(finite, edges)[0], edges, color=colour, label=label)
@@ -148,6 +153,14 @@ def log_odds_figure(findings: LayerFindings) -> Figure:
 def _branched(findings: LayerFindings) -> list[PairFindings]:
     """Comparisons with branches, by place rather than by image where there are any."""
     return [pair for pair in findings.pairs if pair.agreement and pair.comparison.measure != IMAGE]
+
+
+def _one_measure(findings: LayerFindings) -> list[PairFindings]:
+    """Each pair of layers once: by place, or by the maximum over finer cells."""
+    first: dict[tuple[str, str], PairFindings] = {}
+    for pair in _branched(findings) or [pair for pair in findings.pairs if pair.agreement]:
+        first.setdefault(pair.comparison.layers, pair)
+    return list(first.values())
 
 
 def _panels(pairs: Sequence[PairFindings], side: float) -> tuple[Figure, list[Any]]:

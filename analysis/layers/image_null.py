@@ -21,15 +21,18 @@ the weight of PRIOR shuffles, s^2 <- (PRIOR v + (S - 1) s^2) / (PRIOR + S - 1),
 The same t of each shuffle against the other S - 1 of its feature makes the pool of a stratum:
 features that are active on similarly many images (at least STRATUM of them). Since S - 1 shuffles
 give wider tails than S, the pool errs to the safe side. p is the share of the pool at or above t,
-(1 + n) / (1 + all); beyond its 98 % quantile u it is the share above u times a generalised Pareto
-tail fitted to the excesses by probability-weighted moments (Hosking and Wallis 1987), its shape
-held between 0.1 and 0.9: neither an end point nor an exponential fall is ever believed.
+(1 + n) / (1 + all); beyond its 98 % quantile u it is, where that is larger, the share above u times
+a generalised Pareto tail fitted to the excesses by probability-weighted moments (Hosking and Wallis
+1987), its shape held between 0.1 and 0.9: neither an end point nor an exponential fall is ever
+believed. Beyond the pool's largest value the Pareto tail stands alone. (Maxima may have two humps,
+where a rare feature meets another on one image: there no smooth tail may undercut the pool.)
 
 A class of one image has nobody to exchange with; such images take part neither in the test nor in
-its null. Where they are more than half of the images, classes are not kept, and the summary says
-so. With places drawn at random, images share few places; the null is then of fewer places, and
-wider. Known limit: what images of one class share beyond their label (a background, a viewpoint)
-is broken too, and counts as a match.
+its null (an image without a label is such a class). Where they are more than half of the images, or
+all images are of one class, classes are not kept, and the summary says so. With places drawn at
+random, images share few places: such layers are not compared by place
+(`isae.analysis.layers.pairs`). Known limit: what images of one class share beyond their label (a
+background, a viewpoint) is broken too, and counts as a match.
 
 Time: S times the correlation of all pairs, in both directions. Memory: 8 S bytes a feature.
 Legend: N features, S shuffles, I images, X tests.
@@ -57,7 +60,7 @@ def exchangeable(class_I: I64, chosen_I: Bools) -> tuple[I64, Bools, bool]:
     """(classes, images that have another one to exchange with, whether classes are kept).
 
     class_I: number of each image's class; chosen_I: images to exchange. Where more than half of
-    the chosen images are alone in their class, all count as one class.
+    the chosen images are alone in their class, or all are of one, all count as one class.
     """
 
     def paired(classes_I: I64) -> Bools:
@@ -65,7 +68,8 @@ def exchangeable(class_I: I64, chosen_I: Bools) -> tuple[I64, Bools, bool]:
         return np.asarray(chosen_I & (counts[classes_I] >= 2))
 
     paired_I = paired(class_I)
-    if 2 * int(paired_I.sum()) > int(chosen_I.sum()):
+    several = len(np.unique(class_I[paired_I])) > 1
+    if several and 2 * int(paired_I.sum()) > int(chosen_I.sum()):
         return class_I, paired_I, True
     one_class_I = np.zeros_like(class_I)
     return one_class_I, paired(one_class_I), False
@@ -116,7 +120,9 @@ class _Tail:
         beyond_X = t_X > self.bound
         excess_X = (t_X[beyond_X] - self.bound) / self.scale
         survival_X = np.exp(-np.log1p(self.shape * excess_X) / self.shape)
-        p_X[beyond_X] = (1.0 + self.above) / (1.0 + count) * survival_X
+        smooth_X = (1.0 + self.above) / (1.0 + count) * survival_X
+        within_X = t_X[beyond_X] <= self.pool[-1]
+        p_X[beyond_X] = np.where(within_X, np.maximum(smooth_X, p_X[beyond_X]), smooth_X)
         return np.asarray(p_X, dtype=np.float64)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from isae.analysis.arrays import I64
-from isae.analysis.branches.shares import branch_shares, dominant
+from isae.analysis.arrays import F64, I64, Bools
+from isae.analysis.branches.nulls import concentration_pvalues
 from isae.analysis.inputs import RunInputs, open_run
 from isae.analysis.layers.codes import MAX, Codes, Room, pool_codes, read_codes
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import feature_moments, identity, top_correlations
 from isae.analysis.layers.matching import duplicate_clusters
 from isae.analysis.layers.pairs import Split
+from isae.analysis.layers.virtual_weights import effective_channels
+from isae.analysis.multiple import benjamini_hochberg
 from isae.errors import DataError, RunError
-from isae.inception import layer_table
+from isae.inception import LayerInfo, layer_table
 from isae.progress import Reporter
 from isae.randomness import hash64, keyed_seed
 from isae.store import Store
@@ -28,19 +30,25 @@ from isae.store import Store
 
 @dataclass(frozen=True)
 class LayerCodes:
-    """A layer ready to be compared: codes, image profiles, strongest branches, duplicates.
+    """A layer ready to be compared: codes, image profiles, branches, duplicates.
 
-    branches: names, empty for a layer without; branch_N: number of each feature's branch of the
-    largest decoder share, -1 for none; cluster_N: number of each feature's cluster of duplicates.
+    branches: channel slices, empty for a layer without; branch_N: number of the branch that each
+    feature lies in beyond the null of exchangeable channels, -1 for none; fan_in_N: the share of
+    that branch's channels that it draws on (NaN: none); cluster_N: number of each feature's cluster
+    of duplicates; images_N: selection images that it is active on; tested_N: those of enough
+    images.
     """
 
     name: str
-    stride: int
+    info: LayerInfo
     codes: Codes
     profiles: Codes
-    branches: tuple[str, ...]
+    branches: Mapping[str, tuple[int, int]]
     branch_N: I64
+    fan_in_N: F64
     cluster_N: I64
+    images_N: I64
+    tested_N: Bools
 
 
 def open_runs(
@@ -100,8 +108,7 @@ def choose_images(store: Store, config: LayersConfig) -> tuple[I64, Split, dict[
             f"{len(select)} and {len(scoring)}; build a larger store, or raise --max-images"
         )
     images_I = np.sort(np.concatenate([select, scoring]))
-    labels = [str(label) for label in table.column("label").take(pa.array(images_I)).to_pylist()]
-    class_I = np.unique(np.array(labels), return_inverse=True)[1].astype(np.int64)
+    class_I, labelled = image_classes(table.column("label").take(pa.array(images_I)).to_pylist())
     used = Split(np.isin(images_I, select), np.isin(images_I, scoring), class_I)
     words = {
         "selection": {"images": len(select), "from": "training images"},
@@ -111,10 +118,18 @@ def choose_images(store: Store, config: LayersConfig) -> tuple[I64, Split, dict[
             if held_out
             else "other training images: the store has no held-out ones",
         },
-        "classes": int(class_I.max()) + 1,
+        "classes": len(np.unique(class_I[labelled])),
+        "without_label": int((~labelled).sum()),
         "numbers_hash": f"{int(hash64(stream, images_I).sum(dtype=np.uint64)):016x}",
     }
     return images_I, used, words
+
+
+def image_classes(labels: Sequence[str | None]) -> tuple[I64, Bools]:
+    """(number of each image's class, whether it has a label); one without is a class of its own."""
+    labelled = np.array([bool(label) for label in labels], dtype=np.bool_)
+    named = [str(label) if label else f"\0{number}" for number, label in enumerate(labels)]
+    return np.unique(np.array(named), return_inverse=True)[1].astype(np.int64), labelled
 
 
 def load_layer(
@@ -133,30 +148,67 @@ def load_layer(
         run.sae, store, run.layer, images_I,
         batch_size=config.batch_size, device=device, room=room, reporter=reporter,
     )  # fmt: skip
-    branch_N = np.full(codes.features, -1, dtype=np.int64)
-    if run.stored.branches:
-        energy_NC = run.sae.W_dec_ND.detach().cpu().double().numpy() ** 2
-        branch_N = dominant(branch_shares(energy_NC, run.stored.branches))
+    cluster_N, images_N, tested_N = clusters(codes, split, config)
+    rows_NC = run.sae.W_dec_ND.detach().cpu().double().numpy()
+    branch_N, fan_in_N = assign_branches(rows_NC, run.stored.branches, tested_N, config)
     return LayerCodes(
         name=run.layer,
-        stride=run.stored.stride,
+        info=run.info,
         codes=codes,
-        profiles=pool_codes(codes, (1, 1), 1, MAX),
-        branches=tuple(run.stored.branches),
+        profiles=pool_codes(codes, (1, 1), None, MAX),
+        branches=run.stored.branches,
         branch_N=branch_N,
-        cluster_N=clusters(codes, split, config),
+        fan_in_N=fan_in_N,
+        cluster_N=cluster_N,
+        images_N=images_N,
+        tested_N=tested_N,
     )
 
 
-def clusters(codes: Codes, split: Split, config: LayersConfig) -> I64:
-    """Clusters of features whose activations correlate on the selection images -> int64 [N]."""
+def assign_branches(
+    rows_NC: F64, branches: Mapping[str, tuple[int, int]], tested_N: Bools, config: LayersConfig
+) -> tuple[I64, F64]:
+    """The branch that each tested feature lies in, and its fan-in there -> int64 [N], float64 [N].
+
+    A feature lies in the branch whose energy share in the decoder row is the least likely when its
+    energies are dealt to channels at random, if q <= alpha (Benjamini-Hochberg over tested features
+    x branches); -1 for the others. Not the largest share: that of a row which is spread over all
+    channels is the largest branch's. Fan-in: effective channels within the branch over its
+    channels.
+    """
+    branch_N, fan_in_N = np.full(len(rows_NC), -1, dtype=np.int64), np.full(len(rows_NC), np.nan)
+    tested = np.flatnonzero(tested_N)
+    if not branches or not len(tested):
+        return branch_N, fan_in_N
+    p_nB = concentration_pvalues(
+        rows_NC[tested] ** 2, branches, seed=config.seed, stream="layers", samples=200
+    ).p_NB
+    q_nB = np.where(np.isfinite(p_nB), benjamini_hochberg(p_nB), 1.0)
+    best_n = np.where(np.isfinite(p_nB), p_nB, 2.0).argmin(axis=1)
+    lying_n = q_nB[np.arange(len(tested)), best_n] <= config.alpha
+    branch_N[tested[lying_n]] = best_n[lying_n]
+    for number, (start, stop) in enumerate(branches.values()):
+        mine = np.flatnonzero(branch_N == number)
+        fan_in_N[mine] = effective_channels(rows_NC[mine, start:stop]) / (stop - start)
+    return branch_N, fan_in_N
+
+
+def clusters(codes: Codes, split: Split, config: LayersConfig) -> tuple[I64, I64, Bools]:
+    """Clusters of features whose activations correlate on the selection images.
+
+    -> (number of each feature's cluster int64 [N], selection images it is active on int64 [N],
+    whether it is tested, bool [N]). Every partner at or above `duplicate_r` counts: as many are
+    kept as it takes.
+    """
     image_I = identity(codes.images, split.select_I)
     moments = feature_moments(codes, codes.partners(codes, image_I))
     tested_N = (moments.images_N >= config.least_images) & (moments.deviation_N > 0)
-    inside = top_correlations(
-        codes, codes, image_I, config.candidates, tested_N, tested_N, same_layer=True
-    )
-    return duplicate_clusters(inside, config.duplicate_r)
+    keep = config.candidates
+    while True:
+        inside = top_correlations(codes, codes, image_I, keep, tested_N, tested_N, same_layer=True)
+        if keep >= codes.features or not (inside.r_NK[:, -1] >= config.duplicate_r).any():
+            return duplicate_clusters(inside, config.duplicate_r), moments.images_N, tested_N
+        keep = min(4 * keep, codes.features)
 
 
 def layer_pairs(layers: list[LayerCodes], which: str) -> list[tuple[LayerCodes, LayerCodes]]:

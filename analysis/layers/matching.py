@@ -69,11 +69,11 @@ def one_to_one(forth: Tops, back: Tops) -> Matches:
         return pairs
     rows, row_X = np.unique(pairs.first_X, return_inverse=True)
     columns, column_X = np.unique(pairs.second_X, return_inverse=True)
-    # Costs must not be 0: r = 0, a feature without a partner, costs 2.
-    alone = np.arange(len(rows))
+    # Costs must not be 0: r = 0, a feature without a partner, costs 2. Scaling r changes nothing.
+    alone, largest = np.arange(len(rows)), pairs.r_X.max()
     cost = coo_array(
         (
-            np.concatenate([2.0 - pairs.r_X, np.full(len(rows), 2.0)]),
+            np.concatenate([2.0 - pairs.r_X / largest, np.full(len(rows), 2.0)]),
             (np.concatenate([row_X, alone]), np.concatenate([column_X, len(columns) + alone])),
         ),
         shape=(len(rows), len(columns) + len(rows)),

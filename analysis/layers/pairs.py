@@ -1,10 +1,18 @@
 """Two layers compared in one measure: best partners, matches, their p-values and scores.
 
-Measures: 'place' for layers of one grid; 'max' and 'mean' over the finer cells beneath each coarser
-one for layers of different grids; 'image' for profiles, the maximum over an image's places.
+Measures: 'place' for layers of one grid; 'max' and 'mean' over the finer cells of each coarser
+one's window for layers of different grids; 'image' for profiles, the maximum over an image's
+places. ('weights', by virtual weights: `isae.analysis.layers.virtual_pairs`.)
 
 Matches are selected on some images, and scored on others that had no part in the choice. The null
-of the best match is of the selection images (`isae.analysis.layers.image_null`).
+of the best match is of the selection images (`isae.analysis.layers.image_null`). `r_shuffled` of a
+match pairs each scoring image with another image of its class, whichever was read: held-out images
+alone are too few a class to be exchanged among themselves.
+
+Images whose stored places differ (a store of some positions an image) share few of them when they
+are exchanged, and the images that stay share all: that null would be of the true pairs. So a
+measure by place needs images that share at least 90 % of their places; else only profiles are
+compared.
 
 Families of tests, each corrected by Benjamini and Hochberg over all pairs of layers and measures:
 
@@ -12,6 +20,9 @@ Families of tests, each corrected by Benjamini and Hochberg over all pairs of la
 - mutual, one_to_one: one test for every tested feature of the smaller layer. The p of a match is
   the larger of its two features' p; a feature without a match counts with p = 1. Either is at least
   the p of the feature's best partner, so the family is valid.
+
+A pair without true matches among pairs full of them would borrow their lenient threshold. So q is
+the larger of two, corrected over all pairs and measures and over the pair and measure alone.
 
 Legend: N, O features of the two layers, X matches, I images, S shuffles.
 """
@@ -23,9 +34,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from isae.analysis.arrays import F64, I64, Bools
-from isae.analysis.layers.codes import MAX, MEAN, Codes, pool_codes
+from isae.analysis.layers.codes import MAX, MEAN, Codes, Room, pool_codes
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import (
+    NO_IMAGE,
     Scores,
     Tops,
     feature_moments,
@@ -48,6 +60,8 @@ from isae.randomness import keyed_rng
 PLACE, IMAGE = "place", "image"
 SCORE_SHUFFLES = 4
 """Times that the scoring images are exchanged for `r_shuffled`, a mean and not a test."""
+LEAST_SHARED = 0.9
+"""Part of the places that exchanged images must share for a comparison by place."""
 
 
 @dataclass(frozen=True)
@@ -87,28 +101,34 @@ class Comparison:
     null_places: int
     images: int
     classes_kept: bool
-    classes_kept_scoring: bool
 
 
 def measures(
-    one: Codes, two: Codes, strides: tuple[int, int], profiles: tuple[Codes, Codes]
+    one: Codes,
+    two: Codes,
+    windows: tuple[I64, I64] | None,
+    profiles: tuple[Codes, Codes],
+    room: Room | None = None,
 ) -> dict[str, tuple[Codes, Codes]]:
-    """The codes to compare in each measure, both on the coarser grid of the two.
+    """The codes to compare in each measure, both on the grid of the later layer, `two`.
 
-    strides: pixels a cell of each layer; profiles: both layers' codes pooled over whole images.
+    windows: of its rows and columns in the grid of `one` (`isae.analysis.layers.windows`), None for
+    layers of one grid; profiles: both layers' codes pooled over whole images; room: for pooled
+    codes.
     """
-    if strides[0] == strides[1]:
+    if windows is None:
         return {PLACE: (one, two), IMAGE: profiles}
-    coarse, ratio = (two, strides[1] // strides[0]) if strides[0] < strides[1] else (
-        one, strides[0] // strides[1],
-    )  # fmt: skip
-    pooled = {}
-    for how in (MAX, MEAN):
-        if coarse is two:
-            pooled[how] = (pool_codes(one, two.grid, ratio, how), two)
-        else:
-            pooled[how] = (one, pool_codes(two, one.grid, ratio, how))
+    pooled = {how: (pool_codes(one, two.grid, windows, how, room), two) for how in (MAX, MEAN)}
     return {**pooled, IMAGE: profiles}
+
+
+def shared_places(one: Codes, two: Codes, split: Split, seed: int) -> float:
+    """The part of the paired places that is left when the selection images are exchanged."""
+    classes_I, chosen_I, _ = exchangeable(split.class_I, split.select_I)
+    rng = keyed_rng(seed, "layers", "shared places")
+    whole = int((one.partners(two, identity(one.images, chosen_I)) >= 0).sum())
+    moved_I = move_images(classes_I, chosen_I, rng)
+    return float((one.partners(two, moved_I) >= 0).sum() / max(whole, 1))
 
 
 def compare(
@@ -144,43 +164,50 @@ def compare(
         name: match(forth, back)
         for name, match in zip(METHODS, (mutual_nearest, one_to_one), strict=True)
     }
-    scores, scoring_kept = _score(one, two, split, matches, rng, config)
+    scores = score_matches(one, two, split, matches, rng, config)
     return Comparison(
         layers=layers,
         measure=measure,
-        nearest=(_nearest(forth, tested_N, nulls[0]), _nearest(back, tested_O, nulls[1])),
+        nearest=(nearest_of(forth, tested_N, nulls[0]), nearest_of(back, tested_O, nulls[1])),
         matches=matches,
-        p={name: _match_p(found, nulls) for name, found in matches.items()},
+        p={name: match_p(found, nulls) for name, found in matches.items()},
         scores=scores,
         places=mine.count,
         null_places=int((one.partners(two, shuffles[0]) >= 0).sum()),
         images=int(chosen_I.sum()),
         classes_kept=kept,
-        classes_kept_scoring=scoring_kept,
     )
 
 
-def _score(
+def score_matches(
     one: Codes,
     two: Codes,
     split: Split,
     matches: dict[str, Matches],
     rng: np.random.Generator,
     config: LayersConfig,
-) -> tuple[dict[str, Scores], bool]:
-    """Scores of each method's matches on the scoring images, and whether classes were kept."""
-    class_I, moved_I, kept = exchangeable(split.class_I, split.score_I)
-    times = SCORE_SHUFFLES if moved_I.any() else 0
-    moved = [move_images(class_I, moved_I, rng) for _ in range(times)]
-    image_I = identity(one.images, split.score_I)
-    scores = {
+) -> dict[str, Scores]:
+    """Scores of each method's matches on the scoring images that have another one of their class.
+
+    Whether classes count is decided by the selection images, as in the null.
+    """
+    classes_I, _, _ = exchangeable(split.class_I, split.select_I)
+    read_I = split.select_I | split.score_I
+    mates_I = np.bincount(classes_I[read_I], minlength=int(classes_I.max(initial=0)) + 1)
+    paired_I = read_I & (mates_I[classes_I] >= 2)
+    scored_I = split.score_I & paired_I
+    moved = [
+        np.where(scored_I, move_images(classes_I, paired_I, rng), NO_IMAGE)
+        for _ in range(SCORE_SHUFFLES if scored_I.any() else 0)
+    ]
+    image_I = identity(one.images, scored_I)
+    return {
         name: score(
             one, two, image_I, moved, found.first_X, found.second_X,
             resamples=config.resamples, seed=config.seed,
         )
         for name, found in matches.items()
     }  # fmt: skip
-    return scores, kept
 
 
 def _largest(
@@ -198,7 +225,8 @@ def _largest(
     return forth_SN, back_SO
 
 
-def _nearest(tops: Tops, tested_N: Bools, null: MaxNull) -> Nearest:
+def nearest_of(tops: Tops, tested_N: Bools, null: MaxNull) -> Nearest:
+    """Best partners of a layer's features with their p, 1 for a feature without a partner."""
     best_N = tops.feature_NK[:, 0].astype(np.int64)
     found = np.flatnonzero(best_N >= 0)
     r_N, p_N = np.full(len(best_N), np.nan), np.full(len(best_N), np.nan)
@@ -208,7 +236,7 @@ def _nearest(tops: Tops, tested_N: Bools, null: MaxNull) -> Nearest:
     return Nearest(tested_N, best_N, r_N, p_N)
 
 
-def _match_p(matches: Matches, nulls: tuple[MaxNull, MaxNull]) -> F64:
+def match_p(matches: Matches, nulls: tuple[MaxNull, MaxNull]) -> F64:
     """The larger p of the two features of each match -> float64 [X]."""
     p_X = np.maximum(
         nulls[0].p(matches.first_X, matches.r_X), nulls[1].p(matches.second_X, matches.r_X)
@@ -218,19 +246,18 @@ def _match_p(matches: Matches, nulls: tuple[MaxNull, MaxNull]) -> F64:
 
 def nearest_q(comparisons: list[Comparison]) -> list[tuple[F64, F64]]:
     """The q of every feature's best partner, one family over all comparisons -> per comparison."""
-    values = [side.p_N for one in comparisons for side in one.nearest]
-    q = _together(values)
-    return [(q[2 * number], q[2 * number + 1]) for number in range(len(comparisons))]
+    values = [np.concatenate([side.p_N for side in one.nearest]) for one in comparisons]
+    ends = [len(one.nearest[0].p_N) for one in comparisons]
+    return [(q[:end], q[end:]) for q, end in zip(_together(values), ends, strict=True)]
 
 
 def match_q(comparisons: list[Comparison], method: str = MUTUAL) -> list[F64]:
     """The q of every match of a method, one family over all comparisons -> per comparison [X]."""
-    values = [one.p[method] for one in comparisons]
-    alone = [
-        np.ones(max(family(one) - len(p_X), 0))
-        for one, p_X in zip(comparisons, values, strict=True)
+    values = [
+        np.concatenate([one.p[method], np.ones(max(family(one) - len(one.p[method]), 0))])
+        for one in comparisons
     ]
-    return _together([*values, *alone])[: len(values)]
+    return [q[: len(one.p[method])] for q, one in zip(_together(values), comparisons, strict=True)]
 
 
 def family(comparison: Comparison) -> int:
@@ -239,7 +266,9 @@ def family(comparison: Comparison) -> int:
 
 
 def _together(values: list[F64]) -> list[F64]:
+    """The larger of the q over all comparisons and of the q in each alone."""
     if not values:
         return []
     q = benjamini_hochberg(np.concatenate(values))
-    return np.split(q, np.cumsum([len(one) for one in values])[:-1])
+    parts = np.split(q, np.cumsum([len(one) for one in values])[:-1])
+    return [np.maximum(part, benjamini_hochberg(p)) for part, p in zip(parts, values, strict=True)]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from isae.analysis.arrays import F64
+from isae.analysis.layers.against import Difference
+from isae.analysis.layers.agreement import DIAGONAL
 from isae.analysis.layers.findings import CLUSTERS, LayerFindings, PairFindings
 from isae.analysis.layers.matching import METHODS, MUTUAL
 from isae.analysis.layers.pairs import family
+from isae.analysis.layers.virtual_pairs import VirtualFindings
 
 NULL = (
     "place and class kept: the later layer's maps are exchanged among images of the same class, "
@@ -17,38 +22,53 @@ NULL = (
     "largest values, standardised by feature and pooled over features active on similarly many "
     "images, with a generalised Pareto tail beyond the pool's 98 % quantile"
 )
+WEIGHTS_NULL = (
+    "by weights: decoder rows drawn in two ways (with the mean and covariance of the layer's rows, "
+    "each at its original's Mahalanobis distance; each channel's entries dealt anew to the "
+    "features); the largest standardised weight of each feature over all partners, p the larger of "
+    "the two"
+)
 CORRECTION = (
-    "Benjamini-Hochberg over all pairs of layers and measures at once, a family for each of: "
-    "'nearest' (every tested feature of both layers), 'mutual' and 'one_to_one' (every tested "
-    "feature of the smaller layer; without a match p = 1), 'agreement' (all branch tests)"
+    "Benjamini-Hochberg over all pairs of layers and measures at once and over each alone, the "
+    "larger q; a family for each of: 'nearest' (every tested feature of both layers), 'mutual' and "
+    "'one_to_one' (every tested feature of the smaller layer; without a match p = 1), 'agreement' "
+    "(all branch tests of level 'clusters')"
 )
 AGREEMENT_NULL = (
-    "branch labels of the matched features dealt anew within each layer, so that branch sizes and "
-    "the number of matched features of each branch stay; one-sided: Fisher's exact test for a "
-    "branch, dealt labels for the diagonal"
+    "features lie in the branch whose energy share is above the null of exchangeable channels "
+    "(q <= alpha), the others in none; labels of the matched features dealt anew within strata of "
+    "like fan-in and like activity in both layers, so that branch sizes, fan-in, activity and the "
+    "number of matched features of each branch stay; one-sided: sums of hypergeometric counts for "
+    "a branch, dealt labels for the diagonal"
 )
 NOTES = (
-    "neighbouring layers share information in an untrained network too: compare with the same "
-    "analysis of a store of random:SEED, not with zero",
+    "neighbouring layers share information in an untrained network too: without --against nothing "
+    "here is told apart from an untrained network",
     "r is selected on the selection images and therefore too large; r_scored, on images that had "
     "no part in the choice, is not; r_shuffled is what place and class alone give the same pair",
+    "median_r_scored is of the found matches whose features are both active on the scoring images "
+    "('scored'); the others could not be confirmed",
     "in a class of n images one in n stays in place in a shuffle: small classes cost power, not "
     "validity",
-    "intervals of r resample images, those of log odds clusters of near-duplicate features",
+    "intervals of r resample images, those of log odds groups of matches that near-duplicates hold "
+    "together",
     "features of one dictionary are not independent, so Benjamini-Hochberg is not guaranteed by a "
     "theorem here; the tests measure it on made-up layers",
-    "detectable_share: the smallest share of matches moved into the same branch that the test of "
-    "the diagonal would find with chance 0.8 (before correction)",
+    "detectable: the expected count from which a branch test finds something with chance 0.8, "
+    "before correction; an excess below it may have been missed",
     "codes are TopK codes: a feature that was not among the k largest counts as 0",
+    "virtual weights: the mean path over places and pictures, summed over the kernel's offsets; "
+    "the top-k of the later layer is not part of it",
 )
 
 
-def summarise(findings: LayerFindings) -> dict[str, Any]:
+def summarise(findings: LayerFindings, compared: Sequence[Difference]) -> dict[str, Any]:
     """The statistical part of summary.json."""
     nearest = [side for pair in findings.pairs for side in pair.comparison.nearest]
     return {
         "alpha": findings.alpha,
         "null": NULL,
+        "weights_null": WEIGHTS_NULL,
         "correction": CORRECTION,
         "agreement_null": AGREEMENT_NULL,
         "notes": list(NOTES),
@@ -65,7 +85,13 @@ def summarise(findings: LayerFindings) -> dict[str, Any]:
         "layers": {
             layer.name: {
                 "features": layer.features,
-                "clusters_of_duplicates": len(np.unique(layer.cluster_N)),
+                "tested": int(layer.tested_N.sum()),
+                "clusters_of_tested": len(np.unique(layer.cluster_N[layer.tested_N])),
+                "in_branches": {
+                    name: int((layer.branch_N == number).sum())
+                    for number, name in enumerate(layer.branches)
+                },
+                "note": layer.note,
             }
             for layer in findings.layers
         },
@@ -73,6 +99,22 @@ def summarise(findings: LayerFindings) -> dict[str, Any]:
             _pair(pair, q, findings.alpha)
             for pair, q in zip(findings.pairs, findings.q_agreement, strict=True)
         ],
+        "left_out": [asdict(one) for one in findings.left_out],
+        "against": [_difference(one) for one in compared] if compared else None,
+    }
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    return {
+        "layers": list(one.key[:2]),
+        "measure": one.key[2],
+        "method": one.key[3],
+        "quantity": one.key[4],
+        "trained": _number(one.trained),
+        "untrained": list(one.untrained),
+        "difference": _number(one.difference),
+        "interval_95": [_number(one.low), _number(one.high)],
+        "verdict": one.verdict,
     }
 
 
@@ -87,7 +129,6 @@ def _pair(
         "places": one.places,
         "places_in_a_shuffle": one.null_places,
         "null_keeps_classes": one.classes_kept,
-        "scoring_shuffle_keeps_classes": one.classes_kept_scoring,
         "nearest": {
             layer: {
                 "tested": int(side.tested_N.sum()),
@@ -96,8 +137,9 @@ def _pair(
             for layer, side, q_N in zip(one.layers, one.nearest, pair.q_nearest, strict=True)
         },
         **{method: _method(pair, method, alpha) for method in METHODS},
-        "detectable_share": {
-            f"{method} {level}": _number(found.detectable)
+        **({} if pair.virtual is None else {"virtual": _virtual(pair.virtual)}),
+        "in_branches": {
+            f"{method} {level}": int(found.table_BB.sum())
             for (method, level), found in pair.agreement.items()
         },
         "agreement": {
@@ -105,6 +147,7 @@ def _pair(
                 name: {
                     "count": int(found.count_R[row]),
                     "expected": float(found.expected_R[row]),
+                    "detectable": _number(found.detectable_R[row]),
                     "log_odds": _number(found.log_odds_R[row]),
                     "interval_95": [_number(found.low_R[row]), _number(found.high_R[row])],
                     "p": _number(found.p_R[row]),
@@ -117,9 +160,32 @@ def _pair(
     }
 
 
+def _virtual(found: VirtualFindings) -> dict[str, Any]:
+    paths = found.paths
+    return {
+        "pictures": paths.pictures,
+        "places": paths.places,
+        "places_that_padding_reaches": paths.whole_map,
+        "reliability_of_paths": _number(paths.reliability),
+        "compared_with": found.measure,
+        "best_partner_as_by_correlation": [
+            {
+                "features": one.features,
+                "share": _number(one.shared),
+                "interval_95": [_number(one.low), _number(one.high)],
+                "chance": _number(one.chance),
+                "among_best": _number(one.among_best),
+                "chance_among_best": _number(one.chance_among_best),
+            }
+            for one in found.agreement
+        ],
+    }
+
+
 def _method(pair: PairFindings, method: str, alpha: float) -> dict[str, Any]:
     found_X, scores = pair.q[method] <= alpha, pair.comparison.scores[method]
-    above_X = found_X & (scores.low_X > scores.shuffled_X)
+    scored_X = found_X & np.isfinite(scores.r_X) & np.isfinite(scores.low_X)
+    above_X = scored_X & (scores.low_X > scores.shuffled_X)
     return {
         "matches": len(found_X),
         "found": int(found_X.sum()),
@@ -127,6 +193,7 @@ def _method(pair: PairFindings, method: str, alpha: float) -> dict[str, Any]:
         "median_r": _median(pair.comparison.matches[method].r_X[found_X]),
         "median_r_scored": _median(scores.r_X[found_X]),
         "median_r_shuffled": _median(scores.shuffled_X[found_X]),
+        "scored": int(scored_X.sum()),
         "scored_above_shuffled": int(above_X.sum()),
     }
 
@@ -147,30 +214,55 @@ def table_text(summary: dict[str, Any], out: str) -> str:
         f"matches with q <= {summary['alpha']:g}, of {summary['tests'][MUTUAL]:,} tests "
         "(mutual nearest; Benjamini-Hochberg)",
         "",
-        "layers            measure   found clusters   r scored shuffled   same log odds",
+        "layers            measure  found clusters    r scored    of  exch same log odds",
     ]
     for one in summary["pairs"]:
         match = one[MUTUAL]
-        diagonal = next(iter(one["agreement"].get(f"{MUTUAL} {CLUSTERS}", {}).values()), None)
-        same, odds = "-", "-"
-        if diagonal is not None and match["found_clusters"]:
-            same = f"{100 * diagonal['count'] / match['found_clusters']:.0f}%"
-            odds = _plain(diagonal["log_odds"])
+        diagonal = one["agreement"].get(f"{MUTUAL} {CLUSTERS}", {}).get(DIAGONAL)
+        lying = one["in_branches"].get(f"{MUTUAL} {CLUSTERS}", 0)
+        same, odds = "-", "- "
+        if diagonal is not None and lying:
+            same = f"{100 * diagonal['count'] / lying:.0f}%"
+            odds = _plain(diagonal["log_odds"]) + _mark(diagonal["q"], summary["alpha"])
         lines.append(
-            f"{'-'.join(one['layers']):<18}{one['measure']:<8}{match['found']:>7}"
-            f"{match['found_clusters']:>9}{_plain(match['median_r']):>6}"
-            f"{_plain(match['median_r_scored']):>7}{_plain(match['median_r_shuffled']):>9}"
-            f"{same:>7}{odds:>9}"
+            f"{'-'.join(one['layers']):<18}{one['measure']:<8}{match['found']:>6} "
+            f"{match['found_clusters']:>8}{_plain(match['median_r']):>5}"
+            f"{_plain(match['median_r_scored']):>7}{match['scored']:>6}"
+            f"{_plain(match['median_r_shuffled']):>6}{same:>5}{odds:>9}"
         )
     lines += [
         "",
-        "r: median of the found; scored: on other images; shuffled: place and class alone",
-        "same, log odds: matched clusters in branches of one name, against the null",
+        "r: median of the found; scored: on other images, of those active there",
+        "exch: what place and class alone give; same, log odds: matched clusters in",
+        "branches of one name, beyond branch sizes, fan-in, activity "
+        f"(*: q <= {summary['alpha']:g})",
     ]
     if any(not one["null_keeps_classes"] for one in summary["pairs"]):
-        lines.append("note: too few images a class; the null keeps places, not classes")
+        lines.append("note: too few images a class, or no labels: the null keeps places alone")
+    lines += _against_lines(summary["against"])
+    left_out = {(tuple(one["layers"]), one["why"]) for one in summary["left_out"]}
+    lines += [f"left out: {'-'.join(layers)}: {why}"[:80] for layers, why in sorted(left_out)]
     lines.append(f"tables, summary and figures: {out}")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _against_lines(compared: list[dict[str, Any]] | None) -> list[str]:
+    if compared is None:
+        return ["no untrained network beside it (--against): nothing is told apart from one"]
+    lines = ["", "trained minus untrained (mutual):  difference, 95 % interval"]
+    for one in compared:
+        if one["method"] == MUTUAL:
+            low, high = one["interval_95"]
+            lines.append(
+                f"{'-'.join(one['layers']):<18}{one['measure']:<8}{one['quantity']:<18}"
+                f"{_plain(one['difference']):>6} {_plain(low):>6} {_plain(high):>6}  "
+                f"{one['verdict']}"
+            )
+    return lines
+
+
+def _mark(q: float | None, alpha: float) -> str:
+    return "*" if q is not None and q <= alpha else " "
 
 
 def _plain(value: float | None) -> str:

@@ -2,39 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from isae.analysis.arrays import F64, I64
-from isae.analysis.layers.findings import LayerFindings, LayerInfo, PairFindings
+from isae.analysis.layers.against import Difference, against_table, draws_table
+from isae.analysis.layers.findings import LayerFindings, MatchedLayer, PairFindings
 from isae.analysis.layers.matching import METHODS
 from isae.files import atomic_path
 
 
-def write_tables(findings: LayerFindings, folder: Path) -> None:
-    """Write matches, nearest, agreement and branch_table (.parquet, .csv), each atomically.
+def write_tables(findings: LayerFindings, compared: Sequence[Difference], folder: Path) -> None:
+    """Write the tables (.parquet, .csv; draws as Parquet alone), each atomically.
 
-    The last two only where two of the layers have the same branches.
+    agreement and branch_table only where two of the layers have the same branches, virtual_weights
+    only with virtual weights, against only with other analyses.
     """
     tables = {
         "matches": matches_table(findings),
+        "edges": edges_table(findings),
         "nearest": nearest_table(findings),
+        "virtual_weights": virtual_table(findings),
         "agreement": agreement_table(findings),
         "branch_table": branch_table(findings),
+        "draws": draws_table(findings),
+        "against": against_table(compared),
     }
     for name, table in tables.items():
         if not table.num_columns:
             continue
         with atomic_path(folder / f"{name}.parquet") as path:
             pq.write_table(table, path, compression="zstd")
-        with atomic_path(folder / f"{name}.csv") as path:
-            pa_csv.write_csv(table, path)
+        if name != "draws":
+            with atomic_path(folder / f"{name}.csv") as path:
+                pa_csv.write_csv(table, path)
+
+
+def edges_table(findings: LayerFindings) -> pa.Table:
+    """The graph of the matches that were found, strongest measure by measure, one row an edge.
+
+    layer_a, feature_a, layer_b, feature_b, measure; method: 'mutual', 'one_to_one' or 'both'; r
+    (for 'weights' z) and q (the smaller of two methods'); r_scored on the scoring images;
+    branch_a, branch_b (null: spread over branches).
+    """
+    wanted = (
+        "layer_a", "feature_a", "layer_b", "feature_b", "measure", "r", "r_scored", "branch_a",
+        "branch_b",
+    )  # fmt: skip
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    table = matches_table(findings)
+    if not table.num_columns:
+        return table
+    for row in table.filter(pc.field("found")).to_pylist():
+        key = tuple(row[name] for name in wanted[:5])
+        edge = found.setdefault(key, {name: row[name] for name in wanted} | {"methods": {}})
+        edge["methods"][row["method"]] = row["q"]
+    rows = list(found.values())
+    schema = pa.schema([table.schema.field(name) for name in wanted])
+    columns = pa.Table.from_pylist(
+        [{name: row[name] for name in wanted} for row in rows], schema=schema
+    )
+    methods = [next(iter(row["methods"])) if len(row["methods"]) == 1 else "both" for row in rows]
+    q = [min(row["methods"].values()) for row in rows]
+    columns = columns.append_column("method", pa.array(methods, pa.string()))
+    return columns.append_column("q", pa.array(q, pa.float64()))
+
+
+def virtual_table(findings: LayerFindings) -> pa.Table:
+    """Virtual weights of the matches by weights, found or not: one row per match and method.
+
+    layer_a, feature_a, layer_b, feature_b, method; z: V in standard deviations of feature
+    b over layer_a's features; weight: V, the change of feature b's
+    pre-activation per unit of feature a's code; weight_NAME: its part through that branch of
+    layer_b.
+    """
+    parts = []
+    for pair in findings.pairs:
+        if pair.virtual is None:
+            continue
+        for method in METHODS:
+            matches, weight_XB = pair.comparison.matches[method], pair.virtual.weights[method]
+            count = len(matches)
+            through = {
+                f"weight_{name}": weight_XB[:, number]
+                for number, name in enumerate(pair.virtual.branches)
+            }
+            parts.append(
+                {
+                    "layer_a": _same(pair.one.name, count),
+                    "feature_a": matches.first_X,
+                    "layer_b": _same(pair.two.name, count),
+                    "feature_b": matches.second_X,
+                    "method": _same(method, count),
+                    "z": matches.r_X,
+                    "found": pair.q[method] <= findings.alpha,
+                    "weight": weight_XB.sum(axis=1),
+                    **through,
+                }
+            )
+    return _stacked(parts)
 
 
 def matches_table(findings: LayerFindings) -> pa.Table:
@@ -43,7 +117,9 @@ def matches_table(findings: LayerFindings) -> pa.Table:
     layer_a, feature_a, layer_b, feature_b (a is the earlier layer); measure, method; r on the
     selection images, p and q of it; found: q <= alpha; r_scored on the scoring images with its
     interval low, high over resampled images; r_shuffled: the same with images exchanged; branch_a,
-    branch_b: strongest branches; cluster_a, cluster_b: clusters of near-duplicates.
+    branch_b: branches that the features lie in (null: none); cluster_a, cluster_b: clusters of
+    near-duplicates. With the measure 'weights' r is z of `isae.analysis.layers.virtual_weights`;
+    r_scored is a correlation of activations there too.
     """
     parts = []
     for pair in findings.pairs:
@@ -106,8 +182,10 @@ def nearest_table(findings: LayerFindings) -> pa.Table:
 def agreement_table(findings: LayerFindings) -> pa.Table:
     """One row per comparison, method, level and branch ('same branch': the diagonal as a whole).
 
-    matches: those found; count: with both features in the branch; expected under the null;
-    log_odds with interval low, high; p one-sided, q over all rows of the table.
+    matches: those found whose features both lie in a branch; count: with both in this branch;
+    expected under the null; detectable: the expected count that would be found with chance 0.8;
+    log_odds with interval low, high; p one-sided and q over all rows of level 'clusters' (null at
+    level 'features').
     """
     parts = []
     for pair, q in zip(findings.pairs, findings.q_agreement, strict=True):
@@ -120,6 +198,7 @@ def agreement_table(findings: LayerFindings) -> pa.Table:
                     "matches": np.full(rows, one.table_BB.sum()),
                     "count": one.count_R,
                     "expected": one.expected_R,
+                    "detectable": one.detectable_R,
                     "log_odds": one.log_odds_R,
                     "low": one.low_R,
                     "high": one.high_R,
@@ -158,7 +237,7 @@ def _where(pair: PairFindings, key: tuple[str, str], count: int) -> dict[str, pa
     }
 
 
-def _branches(layer: LayerInfo, feature_X: I64) -> pa.Array:
+def _branches(layer: MatchedLayer, feature_X: I64) -> pa.Array:
     branch_X = layer.branch_N[feature_X]
     return pa.array([layer.branches[b] if b >= 0 else None for b in branch_X], pa.string())
 

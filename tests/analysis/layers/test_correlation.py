@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from isae.analysis.layers.codes import MAX, MEAN, Codes, Room, codes_from_dense, pool_codes
 from isae.analysis.layers.correlation import identity, inverse, score, top_correlations
 from isae.analysis.layers.image_null import shuffle_images
+from isae.analysis.layers.windows import pool_windows
 from isae.errors import DataError
-from isae.store.positions import parent_cells
+from isae.inception import layer_table
 
 IMAGES, GRID = 14, (3, 5)
 
@@ -81,11 +84,19 @@ def test_a_feature_is_not_its_own_partner_within_a_layer() -> None:
     assert (tops.feature_NK[:, 0] != np.arange(6)).all()
 
 
+WINDOWS = (  # of pools of size 3 and stride 2 over 7 and 5 cells; the ends lie outside
+    np.array([[-1, 2], [1, 4], [3, 6], [5, 8]]),
+    np.array([[-1, 2], [1, 4], [3, 6]]),
+)
+
+
 def pooled_by_hand(value_PN: np.ndarray, place_P3: np.ndarray, how: str) -> dict:
     groups: dict[tuple, list] = {}
-    y_of, x_of = parent_cells(7, 4, 2), parent_cells(5, 3, 2)
     for place, row in zip(place_P3, value_PN.astype(np.float64), strict=True):
-        groups.setdefault((place[0], y_of[place[1]] * 3 + x_of[place[2]]), []).append(row)
+        for y, (top, bottom) in enumerate(WINDOWS[0]):
+            for x, (left, right) in enumerate(WINDOWS[1]):
+                if top <= place[1] < bottom and left <= place[2] < right:
+                    groups.setdefault((place[0], y * 3 + x), []).append(row)
     return {key: getattr(np, how)(rows, axis=0) for key, rows in groups.items()}
 
 
@@ -99,24 +110,61 @@ def unfold(codes: Codes) -> dict:
 
 
 @pytest.mark.parametrize("how", [MAX, MEAN])
-def test_coarser_cells_hold_the_maximum_or_mean_of_the_finer_ones(
-    how: str, tmp_path: object
-) -> None:
+def test_coarser_cells_hold_the_maximum_or_mean_of_the_finer_ones(how: str, tmp_path: Path) -> None:
     rng, place_P3 = np.random.default_rng(2), places_of(4, (7, 5))
     place_P3 = place_P3[rng.random(len(place_P3)) < 0.7]  # not every place is stored
     value_PN = sparse(rng, len(place_P3), 11)
     codes = codes_from_dense(value_PN, place_P3, (7, 5))
-    filed = Codes(**{**vars(codes), "room": Room(tmp_path)})  # type: ignore[arg-type]
+    room = Room(tmp_path)
+    filed = Codes(**{**vars(codes), "room": room})
     expected = pooled_by_hand(value_PN, place_P3, how)
     for held in (codes, filed):
-        pooled = unfold(pool_codes(held, (4, 3), 2, how))
+        pooled = unfold(pool_codes(held, (4, 3), WINDOWS, how))
         assert list(pooled) == sorted(expected)
         for key, row in expected.items():
             np.testing.assert_allclose(pooled[key], row, rtol=1e-6)
-    profile = unfold(pool_codes(codes, (1, 1), 1, MAX))
+    profile = unfold(pool_codes(codes, (1, 1), None, MAX))
     for image in range(4):
         highest = value_PN[place_P3[:, 0] == image].max(axis=0)
         np.testing.assert_array_equal(profile[image, 0], highest)
+
+
+def test_a_room_gives_its_files_back_and_says_when_the_disk_is_full(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    inner = room.beside("pair")
+    held = inner.empty(1000, np.float32)
+    held[:] = 7
+    assert [path.stat().st_size for path in (tmp_path / "pair").iterdir()] == [4000]
+    inner.clear()
+    assert not (tmp_path / "pair").exists()
+    assert held.sum() == 7000
+    with pytest.raises(DataError, match="--max-images"):
+        room.empty(1 << 58, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("model", "finer", "coarser", "size"),
+    [
+        ("inceptionv1", "mixed3b", "maxpool4", 112),
+        ("inceptionv1", "mixed4e", "maxpool10", 112),
+        ("inceptionv1", "mixed3b", "maxpool10", 96),
+        ("googlenet", "inception3b", "maxpool3", 112),
+    ],
+)
+def test_windows_are_those_of_the_networks_pools(
+    model: str, finer: str, coarser: str, size: int
+) -> None:
+    """The centre of a window is the centre of its cell: both through the real paddings."""
+    table = layer_table(model)
+    window_G2 = pool_windows(table[finer], table[coarser], size)
+    assert len(window_G2) == table[coarser].grid(size)
+    assert (window_G2[1:] > window_G2[:-1]).all()
+    for cell, (first, behind) in enumerate(window_G2):
+        seen = [table[finer].window(int(f), size) for f in (first, behind - 1)]
+        centre = (seen[0][0] + seen[1][1]) / 2
+        assert centre == sum(table[coarser].window(cell, size)) / 2
+    with pytest.raises(DataError, match="finer layer first"):
+        pool_windows(table[coarser], table[finer], size)
 
 
 def test_scores_are_of_the_pairs_asked_for_and_images_are_what_is_resampled() -> None:
@@ -160,4 +208,4 @@ def test_grids_and_places_that_do_not_serve_are_refused() -> None:
     with pytest.raises(DataError, match="at least 2 places"):
         top_correlations(one, one, np.full(2, -1), 1, every, every)
     with pytest.raises(DataError, match="'max' or 'mean'"):
-        pool_codes(one, (1, 1), 1, "median")
+        pool_codes(one, (1, 1), None, "median")

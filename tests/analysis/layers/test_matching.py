@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import fisher_exact
 
-from isae.analysis.layers.agreement import branch_agreement
+from isae.analysis.branches.shares import branch_shares, dominant
+from isae.analysis.layers.agreement import branch_agreement, halves, tied_matches
 from isae.analysis.layers.codes import Codes, codes_from_dense
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import Tops
 from isae.analysis.layers.image_null import exchangeable, fit_max_null, move_images, shuffle_images
-from isae.analysis.layers.inputs import clusters
+from isae.analysis.layers.inputs import assign_branches, clusters, image_classes
 from isae.analysis.layers.matching import (
     METHODS,
     MUTUAL,
@@ -24,7 +25,15 @@ from isae.analysis.layers.matching import (
     one_to_one,
     representatives,
 )
-from isae.analysis.layers.pairs import Comparison, Split, compare, match_q, measures, nearest_q
+from isae.analysis.layers.pairs import (
+    Comparison,
+    Split,
+    compare,
+    match_q,
+    measures,
+    nearest_q,
+    shared_places,
+)
 from isae.errors import DataError
 
 IMAGES, CLASSES, GRID, N, OTHERS = 100, 5, (4, 4), 60, 50
@@ -109,7 +118,7 @@ def test_planted_pairs_are_found_the_stronger_the_more_and_few_others() -> None:
     assert np.isnan(nearest.p_N[~nearest.tested_N]).all()
 
 
-def test_pairs_are_found_across_grids_and_from_either_side() -> None:
+def test_pairs_are_found_across_grids() -> None:
     rng, fine = np.random.default_rng(5), (8, 8)
     fine_P3 = np.stack(np.meshgrid(*map(np.arange, (IMAGES, *fine)), indexing="ij"), -1)
     a_IYXN = activity(rng, np.full((IMAGES, 8, 8, 12), 0.08))
@@ -118,16 +127,16 @@ def test_pairs_are_found_across_grids_and_from_either_side() -> None:
     b_PO = np.concatenate([largest[..., :6], mean[..., 6:]], axis=-1).reshape(-1, 12)
     one = codes_from_dense(a_IYXN.reshape(-1, 12), fine_P3.reshape(-1, 3), fine)
     two = codes_from_dense(b_PO, PLACES_P3, GRID)
-    for left, right, strides in ((one, two, (8, 16)), (two, one, (16, 8))):
-        wanted = measures(left, right, strides, (one, two))
-        assert list(wanted) == ["max", "mean", "image"]
-        for measure, exact in (("max", slice(0, 6)), ("mean", slice(6, 12))):
-            found = compare(("a", "b"), measure, *wanted[measure], SPLIT, CONFIG)
-            matches = found.matches[MUTUAL]
-            np.testing.assert_array_equal(matches.first_X, matches.second_X)
-            assert len(matches) == 12
-            np.testing.assert_allclose(matches.r_X[exact], 1, atol=1e-6)
-            assert (match_q([found], MUTUAL)[0] <= 0.05).all()
+    halves_G2 = np.stack([np.arange(0, 8, 2), np.arange(2, 10, 2)], axis=1)
+    wanted = measures(one, two, (halves_G2, halves_G2), (one, two))
+    assert list(wanted) == ["max", "mean", "image"]
+    for measure, exact in (("max", slice(0, 6)), ("mean", slice(6, 12))):
+        found = compare(("a", "b"), measure, *wanted[measure], SPLIT, CONFIG)
+        matches = found.matches[MUTUAL]
+        np.testing.assert_array_equal(matches.first_X, matches.second_X)
+        assert len(matches) == 12
+        np.testing.assert_allclose(matches.r_X[exact], 1, atol=1e-6)
+        assert (match_q([found], MUTUAL)[0] <= 0.05).all()
 
 
 def test_duplicates_hang_together_and_count_once() -> None:
@@ -138,7 +147,12 @@ def test_duplicates_hang_together_and_count_once() -> None:
         a_PN[:, copy] = np.where(noise, 0, a_PN[:, original])
         b_PO[:, copy] = np.where(noise, 0, b_PO[:, original])
     one, two = (codes_from_dense(part, PLACES_P3, GRID) for part in (a_PN, b_PO))
-    cluster_N, cluster_O = clusters(one, SPLIT, CONFIG), clusters(two, SPLIT, CONFIG)
+    (cluster_N, images_N, tested_N), (cluster_O, _, _) = (
+        clusters(codes, SPLIT, CONFIG) for codes in (one, two)
+    )
+    active_IN = (a_PN.reshape(IMAGES, CELLS, N) > 0).any(axis=1)[SPLIT.select_I]
+    np.testing.assert_array_equal(images_N, active_IN.sum(axis=0))
+    np.testing.assert_array_equal(tested_N, images_N >= CONFIG.least_images)
     for cluster in (cluster_N, cluster_O):
         assert cluster[0] == cluster[15] == cluster[16]
         assert cluster[1] == cluster[17]
@@ -211,10 +225,12 @@ def test_images_are_exchanged_within_their_class() -> None:
         seen.add(tuple(moved_I))
     assert len(seen) > 8  # 2 x 1 x 6 there are
     assert 70 < stayed < 170  # one a class on average
-    alone, every_I, kept = exchangeable(np.arange(10), np.ones(10, dtype=bool))
-    assert not kept
-    assert every_I.all()
-    assert (alone == 0).all()
+    # Classes of one image each, and one class of all: neither says anything of classes.
+    for classes_I in (np.arange(10), np.full(10, 3)):
+        alone, every_I, kept = exchangeable(classes_I, np.ones(10, dtype=bool))
+        assert not kept
+        assert every_I.all()
+        assert (alone == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["gumbel", "normal", "heavy"])
@@ -231,13 +247,29 @@ def test_pooled_tails_keep_their_promise(kind: str) -> None:
     null = fit_max_null(largest_SN, np.arange(features), np.ones(features, dtype=bool))
     p = null.p(np.arange(features), location + scale * draw(size=features))
     for level in (0.1, 0.01, 0.001):
-        assert 0.6 * level < (p <= level).mean() < 1.3 * level + 3 * np.sqrt(level / features)
+        chance = np.sqrt(level / features)
+        assert 0.6 * level - chance < (p <= level).mean() < 1.3 * level + 3 * chance
     assert (p <= 1e-4).mean() < 4e-4
     far = null.p(np.arange(4), location[:4] + 1e3)
     assert (far < 1e-3).all()
     assert (far > 0).all()
     with pytest.raises(DataError, match="--shuffles"):
         fit_max_null(largest_SN[:4], np.arange(features), np.ones(features, dtype=bool))
+
+
+def test_a_pool_of_two_humps_is_not_undercut_by_its_smooth_tail() -> None:
+    """In a few shuffles a rare feature meets another on one image and its largest r jumps."""
+    rng, features = np.random.default_rng(12), 30_000
+
+    def largest(count: int) -> np.ndarray:
+        usual = 0.1 + 0.01 * rng.gumbel(size=(count, features))
+        met = rng.random((count, features)) < 0.005
+        return np.where(met, rng.uniform(0.3, 0.8, (count, features)), usual)
+
+    null = fit_max_null(largest(20), np.arange(features), np.ones(features, dtype=bool))
+    p = null.p(np.arange(features), largest(1)[0])
+    for level in (0.01, 0.003, 0.001):
+        assert (p <= level).mean() < 1.3 * level + 3 * np.sqrt(level / features)
 
 
 SIZES = np.array([0.35, 0.4, 0.1, 0.15])
@@ -262,14 +294,23 @@ def test_branch_agreement_without_an_effect_and_with_one() -> None:
     assert (p_DR <= 0.05).mean() < 0.08
     assert (p_DR[:, 0] <= 0.05).sum() <= 8
     assert covered >= 51
+    # Matches moved to the diagonal until the detectable count is reached are found 4 times of 5.
     a_X, b_X = labels(rng, 300, 0.0)
-    share = branch_agreement(a_X, b_X, a_X, NAMES, seed=0, draws=400, resamples=100).detectable
-    found = []
-    for _ in range(40):
-        moved_X = np.where(rng.random(300) < share, a_X, rng.permutation(b_X))
-        one = branch_agreement(a_X, moved_X, a_X, NAMES, seed=0, draws=200, resamples=100)
-        found.append(one.p_R[0] <= 0.05)
-    assert 0.6 < np.mean(found) < 0.95
+    clean = branch_agreement(a_X, b_X, a_X, NAMES, seed=0, draws=400, resamples=100)
+    for row, branch in ((0, None), (3, 2)):
+        found = []
+        for _ in range(25):
+            dealt_X = rng.permutation(b_X)
+            inside = a_X == dealt_X if branch is None else (a_X == branch) & (dealt_X == branch)
+            room = np.flatnonzero(~inside if branch is None else ~inside & (a_X == branch))
+            wanted = round(clean.detectable_R[row]) - int(inside.sum())
+            for x in rng.permutation(room)[: max(wanted, 0)]:
+                swap = rng.choice(np.flatnonzero((dealt_X == a_X[x]) & (a_X != a_X[x])))
+                dealt_X[[x, swap]] = dealt_X[[swap, x]]
+            one = branch_agreement(a_X, dealt_X, a_X, NAMES, seed=0, draws=200, resamples=100)
+            found.append(one.p_R[row] <= 0.05)
+        assert np.mean(found) > 0.6
+        assert clean.detectable_R[row] > clean.expected_R[row]
     power = []
     for same in (0.05, 0.15, 0.5):
         tries = [branch_agreement(*labels(rng, 400, same), np.arange(400), NAMES, seed=0, draws=200,
@@ -298,11 +339,83 @@ def test_the_table_its_expectation_and_exact_tests() -> None:
         ]
         table[1][1] = 90 - sum(table[0]) - table[1][0]
         assert one.p_R[1 + j] == pytest.approx(fisher_exact(table, "greater").pvalue)
-    # The same matches drawn in clusters of ten copies: wider, not narrower, than 900 alone.
+    # The same matches drawn in clusters of ten copies: wider, not narrower, than 900 alone; and
+    # no p, as copies are not independent.
     ten = [np.tile(part, 10) for part in (a_X, b_X)]
-    clustered = branch_agreement(*ten, np.tile(np.arange(90), 10), NAMES, seed=0, resamples=300)
+    tied_X = tied_matches(np.tile(np.arange(90), 10), np.arange(900))
+    assert len(np.unique(tied_X)) == 90
+    np.testing.assert_array_equal(tied_X, tied_matches(np.arange(900), np.tile(np.arange(90), 10)))
+    clustered = branch_agreement(*ten, tied_X, NAMES, seed=0, resamples=300, tested=False)
     alone = branch_agreement(*ten, np.arange(900), NAMES, seed=0, resamples=300)
     assert clustered.high_R[0] - clustered.low_R[0] > 2 * (alone.high_R[0] - alone.low_R[0])
+    assert np.isnan(clustered.p_R).all()
+    assert np.isnan(clustered.detectable_R).all()
+
+
+def diffuse_rows(rng: np.random.Generator, branches: dict, diffuse_N: np.ndarray) -> np.ndarray:
+    """Decoder rows: spread over all channels, or lying in a branch drawn at random."""
+    rows = rng.normal(size=(len(diffuse_N), max(stop for _, stop in branches.values())))
+    for n in np.flatnonzero(~diffuse_N):
+        start, stop = list(branches.values())[rng.integers(len(branches))]
+        rows[n, start:stop] *= 4
+    return rows
+
+
+def test_features_that_agree_in_being_spread_do_not_make_branches_agree() -> None:
+    """Spread features match spread ones; branches have nothing to do with it."""
+    first = {"1x1": (0, 128), "3x3": (128, 384), "5x5": (384, 448), "pool": (448, 512)}
+    second = {"1x1": (0, 112), "3x3": (112, 400), "5x5": (400, 464), "pool": (464, 528)}
+    p, loose, lying = [], [], []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        diffuse_N, every_N = rng.random(500) < 0.5, np.ones(500, dtype=bool)
+        labels_X, fan_in_X, largest_X = [], [], []
+        for branches in (first, second):
+            rows_NC = diffuse_rows(rng, branches, diffuse_N)
+            branch_N, fan_in_N = assign_branches(rows_NC, branches, every_N, CONFIG)
+            labels_X.append(branch_N)
+            fan_in_X.append(fan_in_N)
+            largest_X.append(dominant(branch_shares(rows_NC**2, branches)))
+            assert (branch_N[diffuse_N] >= 0).mean() < 0.1
+            assert (branch_N[~diffuse_N] == largest_X[-1][~diffuse_N]).mean() > 0.9
+        x = np.flatnonzero((labels_X[0] >= 0) & (labels_X[1] >= 0))
+        one = branch_agreement(
+            labels_X[0][x], labels_X[1][x], x, NAMES, seed=seed, draws=300, resamples=100,
+            stratum_X=halves(fan_in_X[0][x], fan_in_X[1][x]),
+        )  # fmt: skip
+        blind = branch_agreement(*largest_X, every_N, NAMES, seed=seed, draws=300, resamples=100)
+        p.append(one.p_R[0])
+        loose.append(blind.p_R[0])
+        lying.append(len(x))
+    assert min(lying) > 150
+    assert min(p) > 0.02
+    assert np.median(p) > 0.1
+    assert max(loose) < 0.01
+
+
+def test_what_fan_in_and_activity_make_agree_is_not_called_agreement() -> None:
+    """Labels follow activity in both layers, and matches join features of like activity."""
+    rng, p, blind = np.random.default_rng(14), [], []
+    for seed in range(12):
+        active_X = rng.permutation(600) / 600
+        a_X, b_X = ((rng.random(600) < 0.2 + 0.6 * (active_X > 0.5)).astype(int) for _ in range(2))
+        for stratum_X, kept in ((halves(active_X, active_X), p), (None, blind)):
+            one = branch_agreement(
+                a_X, b_X, np.arange(600), NAMES[:2], seed=seed, draws=200, resamples=100,
+                stratum_X=stratum_X,
+            )  # fmt: skip
+            kept.append(one.p_R)
+    assert (np.array(blind) <= 0.05).all()
+    assert (np.array(p) <= 0.05).mean() < 0.2
+    # What is left within the strata is still found.
+    a_X = rng.integers(2, size=600)
+    b_X = np.where(rng.random(600) < 0.3, a_X, rng.integers(2, size=600))
+    one = branch_agreement(
+        a_X, b_X, np.arange(600), NAMES[:2], seed=0, stratum_X=halves(rng.random(600))
+    )  # fmt: skip
+    assert (one.p_R < 0.01).all()
+    assert (one.low_R > 0).all()
+    assert one.strata == 2
 
 
 def test_agreement_of_nothing_and_of_one_branch_says_nothing() -> None:
@@ -312,6 +425,7 @@ def test_agreement_of_nothing_and_of_one_branch_says_nothing() -> None:
     assert np.isnan(one.log_odds_R).all()
     same = np.zeros(20, dtype=np.int64)
     assert np.isnan(branch_agreement(same, same, np.arange(20), NAMES, seed=0).p_R).all()
+    assert len(tied_matches(none, none)) == 0
     # Three matches in a branch that the other layer has none in: no effect is made of halves.
     uneven = branch_agreement(same[:3], same[:3] + 1, same[:3], NAMES, seed=0)
     mixed_X = np.arange(20) % 3
@@ -321,6 +435,45 @@ def test_agreement_of_nothing_and_of_one_branch_says_nothing() -> None:
         np.testing.assert_array_equal(np.isnan(values_R), [False, False, False, True, True])
     with pytest.raises(DataError, match="branch numbers"):
         branch_agreement(same - 1, same, same, NAMES, seed=0)
+
+
+def test_places_that_images_do_not_share_are_noticed() -> None:
+    a_PN, b_PO = made_up(50, 5, 0.5)
+    rng = np.random.default_rng(15)
+    some_P = np.concatenate([i * CELLS + rng.permutation(CELLS)[:3] for i in range(IMAGES)])
+    for kept_P, shared in ((np.arange(len(a_PN)), 1.0), (some_P, 3 / CELLS)):
+        codes = [codes_from_dense(part[kept_P], PLACES_P3[kept_P], GRID) for part in (a_PN, b_PO)]
+        assert shared_places(*codes, SPLIT, 0) == pytest.approx(shared, abs=0.06)
+
+
+def test_scores_exchange_with_any_image_of_the_class() -> None:
+    """A held-out image alone of its class among held-out ones has mates that were selected on."""
+    class_I = np.arange(IMAGES) % 35  # of 30 scoring images no two share a class
+    split = Split(SPLIT.select_I, SPLIT.score_I, class_I)
+    a_PN, b_PO = made_up(51, 15, 0.6)
+    one = compared(a_PN, b_PO, split)
+    assert one.classes_kept
+    scores, chosen = one.scores[MUTUAL], one.matches[MUTUAL].first_X < 15
+    assert np.isfinite(scores.shuffled_X[chosen]).all()
+    assert np.median(scores.r_X[chosen]) > 0.4 > np.median(scores.shuffled_X[chosen])
+    np.testing.assert_allclose(np.nanmean(scores.r_X), np.median(scores.mean_T), atol=0.1)
+
+
+def test_q_of_a_pair_does_not_borrow_from_pairs_full_of_matches() -> None:
+    full = compared(*made_up(52, 45, 0.9))
+    empty = [compared(*made_up(seed, 0, 0.0)) for seed in (53, 54)]
+    together = match_q([full, *empty], MUTUAL)
+    assert (together[0] <= 0.05).sum() > 25
+    for q_X, alone in zip(together[1:], empty, strict=True):
+        assert (q_X >= match_q([alone], MUTUAL)[0]).all()
+
+
+def test_images_without_a_label_are_of_no_class() -> None:
+    class_I, labelled = image_classes(["dog", "", None, "cat", "dog", ""])
+    assert labelled.tolist() == [True, False, False, True, True, False]
+    assert class_I[0] == class_I[4]
+    assert len(np.unique(class_I)) == 5
+    assert not exchangeable(image_classes([""] * 9)[0], np.ones(9, dtype=bool))[2]
 
 
 def test_codes_and_matches_know_their_lengths() -> None:
