@@ -122,7 +122,9 @@ def log_odds_figure(findings: LayerFindings) -> Figure:
     rows = [
         (pair, q)
         for pair, q in zip(findings.pairs, findings.q_agreement, strict=True)
-        if pair.agreement and pair.comparison.measure != IMAGE
+        if pair.agreement
+        and pair.comparison.measure != IMAGE
+        and np.isfinite(pair.agreement[MUTUAL, CLUSTERS].log_odds_R).any()
     ]
     with styled():
         figure = Figure(figsize=(6.4, 0.75 * max(len(rows), 1) + 1.2), layout="constrained")
@@ -144,8 +146,8 @@ def log_odds_figure(findings: LayerFindings) -> Figure:
                 )  # fmt: skip
         axes.axvline(0, color=NULL_COLOUR, linewidth=1, zorder=0)
         axes.set_yticks(np.arange(len(rows)), [_name(pair) for pair, _ in rows])
-        axes.invert_yaxis()
-        axes.set_xlabel("log odds of matching within the branch (0: as branch sizes alone give)")
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel("log odds of matching within the branch (0: as its null gives)")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=5)
     return figure
 
