@@ -109,26 +109,38 @@ def swap_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
     A kill leaves the old folder, the new one, or none (for the instant between two renames: the
     next call first puts the old one back), never a mixture. Other leftovers of a kill, which are
-    named `.NAME.new` and `.NAME.old`, are removed first. Where `path` is a link, the folder it
-    leads to is replaced.
+    named `.NAME.new`, `.NAME.old` and `.NAME.gone`, are removed first. Only a whole folder is ever
+    named `.NAME.old`. Where `path` is a link, the folder it leads to is replaced.
     """
     path = path.resolve()
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    fresh, old, gone = (path.with_name(f".{path.name}.{end}") for end in ("new", "old", "gone"))
     if old.exists() and not path.exists():
         old.rename(path)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _discard(old, gone)
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         fill(fresh)
         if path.exists():
             path.rename(old)
+            fsync(path.parent)
         try:
             fresh.rename(path)
         except OSError:
             if old.exists():
                 old.rename(path)
             raise
+        fsync(path.parent)
     finally:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+        if path.exists():
+            _discard(old, gone)
+
+
+def _discard(old: Path, gone: Path) -> None:
+    """Remove both folders; one that is half removed is `gone`, also after a kill."""
+    shutil.rmtree(gone, ignore_errors=True)
+    if old.exists():
+        with contextlib.suppress(OSError):
+            old.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)

@@ -113,6 +113,28 @@ def test_folders_are_swapped_whole(tmp_path: Path) -> None:
     assert [entry.name for entry in target.iterdir()] == ["b"]
 
 
+def test_a_folder_that_was_half_removed_never_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "results"
+    files.swap_folder(target, lambda folder: [(folder / name).write_text("") for name in "ab"])
+
+    def killed(path: Path, **options: object) -> None:
+        if (path / "a").exists():
+            (path / "a").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            files.swap_folder(target, lambda folder: (folder / "c").write_text("") and None)
+    assert [entry.name for entry in target.iterdir()] == ["c"]
+    target.rename(tmp_path / "taken away")
+    with pytest.raises(RuntimeError):
+        files.swap_folder(target, fail_half_way)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["taken away"]
+
+
 def fail_half_way(folder: Path) -> None:
     (folder / "half").write_text("x")
     raise RuntimeError
