@@ -27,6 +27,7 @@ from isae.store.positions import Ints
 from isae.store.scratch import Scratch
 from isae.store.segment_watch import bad_of, usable_segments, watched
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
+from isae.store.threads import one_threaded_pool
 
 _scratch = Scratch()
 
@@ -138,26 +139,24 @@ def extracted(
     """
     threads = extractor.threads
     waiting: deque[_Coming] = deque()
-    pool = ThreadPoolExecutor(
-        threads, "isae-extract", initializer=torch.set_num_threads, initargs=(1,)
-    )
 
     def rows_of(images: Ints, pixels: torch.Tensor) -> dict[int, GridRows]:
         return extractor.rows(images, extractor.maps(pixels))
 
-    try:
-        for batch, error in _with_error(batches):
-            if batch is not None:
-                pieces = extractor.pieces(batch)
-                waiting.append((batch, [pool.submit(rows_of, *piece) for piece in pieces]))
-            least = 2 * threads if error is None and batch is not None else 0
-            while waiting and _behind_first(waiting) >= least:
-                yield _whole(waiting.popleft())
-            if error is not None:
-                raise error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        batches.close()  # type: ignore[attr-defined]
+    with one_threaded_pool(threads, "isae-extract") as pool:
+        try:
+            for batch, error in _with_error(batches):
+                if batch is not None:
+                    pieces = extractor.pieces(batch)
+                    waiting.append((batch, [pool.submit(rows_of, *piece) for piece in pieces]))
+                least = 2 * threads if error is None and batch is not None else 0
+                while waiting and _behind_first(waiting) >= least:
+                    yield _whole(waiting.popleft())
+                if error is not None:
+                    raise error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            batches.close()  # type: ignore[attr-defined]
 
 
 def _with_error(

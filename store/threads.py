@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -23,10 +24,7 @@ def in_threads(
     """
     waiting: set[Future[B]] = set()
     rest = iter(todo)
-    # Torch's own threads would spin on after every small operation, beside these.
-    with ThreadPoolExecutor(
-        threads, "isae-store", initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with one_threaded_pool(threads, "isae-store") as pool:
         while True:
             stop.check()
             while len(waiting) < threads and (one := next(rest, None)) is not None:
@@ -36,3 +34,20 @@ def in_threads(
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield future.result()
+
+
+@contextmanager
+def one_threaded_pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """A pool in whose threads torch uses one thread.
+
+    Torch's own threads would spin on after every small operation, beside these.
+    """
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(
+            threads, name, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            yield pool
+    finally:
+        # The last number that any thread set is what threads that begin later use.
+        torch.set_num_threads(before)
