@@ -40,12 +40,15 @@ def build_store(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    same_photos: bool = False,
     reporter: Reporter = QUIET,
 ) -> manifest.Manifest:
     """Build the store that `config` describes; its manifest.
 
     `resume` goes on with a build of the same configuration that was ended before, if there is one,
-    and returns the manifest of a store that is complete already; `overwrite` begins anew.
+    and returns the manifest of a store that is complete already; `overwrite` begins anew. With
+    `same_photos` files of other times than at the begin, but of the same names and sizes, are taken
+    for the same.
 
     Raises a subclass of IsaeError for everything that a user can mend, KeyboardInterrupt for SIGINT
     and SIGTERM. What is done stays for `resume`, unless no segment was; readers refuse the store
@@ -60,7 +63,7 @@ def build_store(
             if ranks.first:
                 finished = stack.enter_context(claimed(plan, overwrite, resume, reporter, ranks))
                 if finished is None:
-                    check_times(plan, reporter)
+                    check_times(plan, reporter, same_photos)
             name = ranks.share("claimed", plan.work.build if finished is None else None)
             if name is not None:
                 _check_shared(plan, name)

@@ -63,6 +63,9 @@ def build(
     resume: Annotated[
         bool, typer.Option(help="Go on with a build that was ended, if there is one.")
     ] = False,
+    same_photos: Annotated[
+        bool, typer.Option(help="With --resume: the photos are the same, though copied since.")
+    ] = False,
     as_json: cli.JsonOption = False,
     quiet: cli.QuietOption = False,
 ) -> None:
@@ -92,9 +95,12 @@ def build(
     )
     if overwrite and resume:
         raise ConfigError("expected --resume or --overwrite, found both; choose one")
+    if same_photos and not resume:
+        raise ConfigError("expected --same-photos with --resume, found it alone; leave it out")
     report = cli.reporter(quiet)
     try:
-        manifest = build_store(config, overwrite=overwrite, resume=resume, reporter=report)
+        how = {"overwrite": overwrite, "resume": resume, "same_photos": same_photos}
+        manifest = build_store(config, **how, reporter=report)
     except EndedTogetherError as error:
         report.say(str(error))
         linger()

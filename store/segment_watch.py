@@ -40,11 +40,12 @@ def usable_segments(plan: Plan, numbers: Iterable[int], reporter: Reporter) -> s
     return found
 
 
-def check_times(plan: Plan, reporter: Reporter) -> None:
+def check_times(plan: Plan, reporter: Reporter, same_photos: bool = False) -> None:
     """See that no file of the images was changed since the build began, and note it at its begin.
 
     The sizes of the files are part of what the images are, the times of their last change are not:
-    a copy is the same source. Raises ImagesChangedError, which names a file.
+    a copy is the same source. Raises ImagesChangedError, which names a file, unless the user says
+    that they are the `same_photos`: then the times are noted anew.
     """
     now_F = plan.source.file_times()
     if not len(now_F):
@@ -59,7 +60,19 @@ def check_times(plan: Plan, reporter: Reporter) -> None:
             plan.work.segment(number).unlink()
         write_tensors(plan.work.times, {"times": now_F}, plan.work.signed({}))
         return
-    _check_same(plan.source, before_F)
+    try:
+        _check_same(plan.source, before_F)
+    except ImagesChangedError as error:
+        if not same_photos or len(now_F) != len(before_F):
+            raise _with_flag(error) from None
+        reporter.warn(f"{int((now_F != before_F).sum()):,} photos have other times than before")
+        write_tensors(plan.work.times, {"times": now_F}, plan.work.signed({}))
+
+
+def _with_flag(error: ImagesChangedError) -> ImagesChangedError:
+    return ImagesChangedError(
+        f"{error}; where only their times changed, as in a copy, go on with --resume --same-photos"
+    )
 
 
 def _check_same(source: ImageSource, before_F: I64) -> None:

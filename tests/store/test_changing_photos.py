@@ -125,6 +125,13 @@ def test_a_photo_replaced_before_the_build_goes_on(
     assert sorted(work.glob("segment-*")) == segments
     shutil.rmtree(photos)
     shutil.copytree(kept, photos)
+    os.utime(photos / "b" / "photo001.jpg")
+    with pytest.raises(ImageError, match=r"'b/photo001.jpg' changed.*--resume --same-photos"):
+        build_store(photo_config, resume=True)
+    after(segmenting, "usable_segments", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_store(photo_config, resume=True, same_photos=True)
+    assert sorted(work.glob("segment-*")) == segments
     # Where it is not known what the segments are of, they count for nothing.
     times = work / "times.safetensors"
     times.write_bytes(times.read_bytes()[:-3])
