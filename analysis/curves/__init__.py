@@ -1,0 +1,1 @@
+"""`isae-analyze curves`: curve detectors among features and neurons by one criterion."""
