@@ -27,6 +27,8 @@ from isae.store.object_place import ObjectPlace
 from isae.store.place import Place, check_key
 
 Holder = dict[str, Any]
+NO_CONTAINER = "pid:[4026531836]"
+"""The kernel's number for the processes of a machine itself (PROC_PID_INIT_INO)."""
 _ATTEMPTS = 20
 _PAUSE = 0.05  # seconds; a holder writes its name right after it has the lock
 
@@ -229,15 +231,25 @@ class _Machine:
 
 
 def _this_machine() -> _Machine:
-    numbering = ""
-    with contextlib.suppress(OSError):
-        numbering = str(Path("/proc/self/ns/pid").readlink())
     return _Machine(
         platform.node(),
         _text_of("/etc/machine-id"),
         _text_of("/proc/sys/kernel/random/boot_id"),
-        numbering,
+        _numbering(),
     )
+
+
+def machine_name() -> tuple[str, str]:
+    """Name and id of this machine."""
+    here = _this_machine()
+    return here.host, here.machine
+
+
+def _numbering() -> str:
+    """Among which processes this one's number is."""
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
 
 
 def _this_process() -> Holder:
@@ -252,14 +264,15 @@ def _this_process() -> Holder:
 def _is_gone(holder: Holder) -> bool:
     """Whether a holder was a process of this machine and is surely no more.
 
-    Two machines may bear one name, and containers number their processes by themselves: then
-    nothing is known, and the answer is no.
+    Two machines may bear one name, and containers number their processes by themselves, and may
+    take name and id along to another machine: then nothing is known, and the answer is no.
     """
     here = _this_machine()
     if holder.get("host") != here.host or not isinstance(holder.get("pid"), int):
         return False
     if holder.get("boot") != here.boot:  # started again since, if it is the same machine
-        return here.machine != "" and holder.get("machine") == here.machine
+        known = here.machine != "" and holder.get("machine") == here.machine
+        return known and holder.get("numbering") == here.numbering == NO_CONTAINER
     if holder.get("numbering") != here.numbering:
         return False
     return not _is_alive(holder["pid"], holder.get("process_start"))

@@ -41,6 +41,7 @@ from isae.store.layout import (
     grid_group,
     shard_key,
 )
+from isae.store.locks import machine_name
 from isae.store.origin import Origin, open_origin
 from isae.store.places import Place
 from isae.store.plan import work_folder
@@ -50,7 +51,7 @@ from isae.store.trust import check_can_repair, differences, trusted_manifest
 from isae.store.verify import damaged_files
 
 SCRATCH = "repair"
-"""Folder inside the build's own work folder."""
+"""Folder of rows, inside the work folder that a build has in the store's own."""
 
 
 @dataclass
@@ -91,6 +92,20 @@ class Repaired:
         return "\n".join(lines)
 
 
+def _rows_folder(place: Place, scratch: str | None, about: manifest.Manifest) -> Path:
+    """Where rows are kept meanwhile.
+
+    Outside the store it is a folder beside that of a build, for this content, machine and place
+    alone: two machines may repair stores of one path, with one --scratch.
+    """
+    work = work_folder(place, scratch)
+    if place.local is not None and work == place.local / WORK:
+        return work / SCRATCH
+    where = [] if place.local is None else [place.local.stat().st_dev, place.local.stat().st_ino]
+    name = manifest.digest(manifest.as_json([about["content_id"], *machine_name(), *where]))
+    return work.with_name(f"{work.name}-{SCRATCH}-{name[:16]}")
+
+
 class Mending:
     """One repair of one store: what is broken in it, and how it is made anew."""
 
@@ -101,7 +116,7 @@ class Mending:
         self.data, self.roots = trusted_manifest(place)
         self.manifest: manifest.Manifest = json.loads(self.data)
         self.files: manifest.Files = self.manifest["files"]
-        self.scratch = work_folder(place, scratch) / SCRATCH
+        self.scratch = _rows_folder(place, scratch, self.manifest)
         self.sources: tuple[str | None, str | None] = (None, None)
         self.done = Repaired(place.url, self.manifest["content_id"], False)
         check_can_repair(place, self.manifest, self.roots)
@@ -145,8 +160,9 @@ class Mending:
             self.reporter.say(f"kept rows in {self.scratch}; run the same repair to go on")
             return
         shutil.rmtree(self.scratch, ignore_errors=True)
-        with suppress(OSError):
-            self.scratch.parent.rmdir()
+        if self.place.local == self.scratch.parent.parent:
+            with suppress(OSError):
+                self.scratch.parent.rmdir()
 
     @contextmanager
     def told(self) -> Iterator[None]:

@@ -42,6 +42,7 @@ Units = Mapping[int, Mapping[int, Sequence[str]]]
 """By stride and unit: the layers whose shards are wanted (the index's is always made)."""
 PLAN = "repair"
 """File that tells what the segments beside it are of."""
+AGAIN = "run the same repair again"
 ROWS_ALONE = 1024
 """Images at a time where only places are asked for."""
 
@@ -73,7 +74,7 @@ def make_shards(
     it was killed. Raises StoreError if one of `images` cannot be read any more, or, having emptied
     the folder, if a unit does not get as many rows as it had.
     """
-    manifest, work, made = origin.manifest, Work(folder), LocalPlace(folder / "made")
+    manifest, work, made = origin.manifest, Work(folder, AGAIN), LocalPlace(folder / "made")
     forms = {form.stride: form for form in described_forms(manifest)}
     ranges = {stride: _Ranges(manifest, stride, units) for stride, units in wanted.items()}
     pieces = [_Piece.of(part, wanted, images, readable) for part in origin.parts]
@@ -83,7 +84,7 @@ def make_shards(
         meter.skip_to(taken)
         rows = (one for piece in pieces for one in _placed_rows(origin, piece, meter))
         count = _write_segments(rows, pieces[0].extractor, ranges, work, (count, taken))
-    segments = [SegmentFile(work.segment(number)) for number in range(count)]
+    segments = [work.open(work.segment(number)) for number in range(count)]
     todo = []
     for stride, units in wanted.items():
         cuts = ranges[stride].cuts(segments)
@@ -130,7 +131,7 @@ def _kept(origin: Origin, wanted: Units, pieces: Sequence[_Piece], work: Work) -
         return 0, 0
     there = work.whole_segments(work.segments_done(), origin.reporter.warn)
     count = next(number for number in range(len(there) + 1) if number not in there)
-    taken = int(SegmentFile(work.segment(count - 1)).facts["images"]) if count else 0
+    taken = int(work.open(work.segment(count - 1)).facts["images"]) if count else 0
     left = taken
     for piece in pieces:
         mine = min(left, len(piece.images))

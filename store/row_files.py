@@ -162,9 +162,17 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         for name, one in header.items():
             begin, end = one["data_offsets"]
             numbers = [*one["shape"], begin, end]
-            if not all(type(n) is int and n >= 0 for n in numbers) or "dtype" not in one:
+            sound = all(type(n) is int and n >= 0 for n in numbers)
+            if not sound or not isinstance(one.get("dtype"), str):
                 raise ValueError(f"a wrong entry for tensor {name}")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ) as error:
         raise DataError(
             f"expected a .safetensors file, found {path}: {type(error).__name__} {error}; "
             "write it anew"

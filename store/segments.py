@@ -39,6 +39,7 @@ HELD_OUT = np.uint64(1 << 63)
 """Bit of the keys of held-out images' rows: they come last."""
 PIECE_BYTES = 8 << 20
 SUM_BYTES = 4
+AGAIN = "run the build again with --resume"
 _CODES = {
     "F16": "<f2",
     "F32": "<f4",
@@ -118,11 +119,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Array], facts: Mapping[str, 
 class SegmentFile:
     """A safetensors file of `write_tensors` read in pieces.
 
-    Raises StoreCorruptError where it is not what was written, StoreError where it is gone.
+    Raises StoreCorruptError where it is not what was written, StoreError where it is gone; `again`
+    is what the user can do about it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, again: str = AGAIN) -> None:
+        self.path, self.again = path, again
         descriptor = self._open()
         try:
             size = os.fstat(descriptor).st_size
@@ -134,7 +136,7 @@ class SegmentFile:
             self.header: dict[str, Any] = json.loads(text)
             about = self.header.pop("__metadata__")
             whole = _header_sum(text) == about["crc32c"]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:
             raise self.damaged("a header that is damaged")
@@ -196,8 +198,8 @@ class SegmentFile:
             return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(
-                f"expected {self.path} to stay until the build ends, found it gone; bring it "
-                "back, or leave it out, and run again with --resume"
+                f"expected {self.path} to stay while it is used, found it gone; bring it back, or "
+                f"leave it out, and {self.again}"
             ) from error
 
     def _read(self, descriptor: int, entry: Mapping[str, Any], start: int, out: Array) -> None:
@@ -212,8 +214,8 @@ class SegmentFile:
     def damaged(self, found: str) -> StoreCorruptError:
         """The error to raise where `found` is there instead of what was written."""
         return StoreCorruptError(
-            f"expected {self.path} as a build wrote it, found {found}; run the build again with "
-            "--resume, which makes it anew"
+            f"expected {self.path} as it was written, found {found}; {self.again}, which makes it "
+            "anew"
         )
 
     @cached_property

@@ -30,7 +30,7 @@ from typing import Any
 
 from isae.errors import StoreCorruptError, StoreError
 from isae.store.local_place import LocalPlace
-from isae.store.segments import SegmentFile
+from isae.store.segments import AGAIN, SegmentFile
 
 PLAN = "plan.json"
 BUILD = "build"
@@ -39,10 +39,10 @@ REMOVERS = 4
 
 
 class Work:
-    """The folder of an unfinished build."""
+    """The folder of an unfinished build; `again` is what to do where a file is damaged."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, again: str = AGAIN) -> None:
+        self.folder, self.again = folder, again
         self.build: str | None = None
         """The name of the build that this process began here, or goes on with."""
 
@@ -142,7 +142,7 @@ class Work:
 
     def open(self, path: Path) -> SegmentFile:
         """One of the files; raises what SegmentFile raises, also for one of another build."""
-        found = SegmentFile(path)
+        found = SegmentFile(path, self.again)
         if self.build is not None and found.facts.get(BUILD) != self.build:
             raise found.damaged("one of another build")
         return found

@@ -484,6 +484,11 @@ def test_a_header_that_does_not_fit_its_tensor(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"[10,4]", b"[12,4]"))
     with pytest.raises(DataError, match="expected 192 bytes of tensor 'activations'"):
         take_in(path, tmp_path / "out", format="safetensors")
+    listed = b'{"activations":{"dtype":["F32"],"shape":[2,2],"data_offsets":[0,16]}}'
+    for header in (b"[" * (1 << 17), listed):
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+        with pytest.raises(DataError, match=r"expected a \.safetensors file"):
+            take_in(path, tmp_path / "out", format="safetensors")
     save_file({"activations": ROWS.astype("uint8")}, path)
     with pytest.raises(ConfigError, match="found 'uint8'"):
         take_in(path, tmp_path / "out", format="safetensors")

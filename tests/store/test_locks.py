@@ -308,6 +308,10 @@ CHANGES = {
     "dead here": ({"pid": 2**22 + 5}, True),
     "dead in another container": ({"pid": 2**22 + 5, "numbering": "pid:[1]"}, False),
     "before a restart": ({"boot": "other", "machine": "id of this"}, True),
+    "a container that moved": (
+        {"boot": "other", "machine": "id of this", "numbering": "pid:[4026532001]"},
+        False,
+    ),
     "another machine of this name": ({"boot": "other", "machine": "another"}, False),
     "a machine without an id": ({"boot": "other", "machine": ""}, False),
     "no number": ({"pid": "x"}, False),
@@ -321,6 +325,7 @@ def test_who_is_surely_gone(change: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         locks, "_text_of", lambda path: "id of this" if "machine-id" in path else real(path)
     )
+    monkeypatch.setattr(locks, "_numbering", lambda: locks.NO_CONTAINER)
     place = open_place(f"memory://{uuid4().hex}")
     fields, gone = CHANGES[change]
     written = json.dumps({**mine(place), "token": "other", **fields}).encode()

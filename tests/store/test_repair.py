@@ -17,7 +17,16 @@ import pytest
 from typer.testing import CliRunner
 
 from isae.errors import StoreCorruptError, StoreError, StoreIncompleteError
-from isae.store import BuildConfig, build_store, file_hash, manifest, open_store, redo, verify_store
+from isae.store import (
+    BuildConfig,
+    build_store,
+    file_hash,
+    manifest,
+    mending,
+    open_store,
+    redo,
+    verify_store,
+)
 from isae.store.cli import app
 from isae.store.import_arrays import import_arrays
 from isae.store.import_config import ImportConfig
@@ -344,6 +353,33 @@ def test_a_repair_that_was_ended_goes_on(
     assert asked == list(range(8 * len(kept), 26))
     assert contents(place) == contents(open_place(built))
     assert not (copied / "work").exists()
+
+
+def test_a_repair_leaves_the_rows_of_one_on_another_machine(
+    built: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of one store, of one path on each machine, and one --scratch."""
+    scratch, key = str(tmp_path / "scratch"), "stride16/mixed4a/c/0/0"
+    remove(open_place(copied), key)
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redo, "save_cuts", ended)
+        with pytest.raises(KeyboardInterrupt):
+            repair_store(copied, scratch=scratch)
+    kept = list(tmp_path.glob("scratch/*/layers/*"))
+    assert kept
+    with monkeypatch.context() as patch:
+        patch.setattr(mending, "machine_name", lambda: ("other", "other"))
+        repair_store(copied, scratch=scratch)
+    assert all(path.is_file() for path in kept)
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    remove(open_place(copied), key)
+    repair_store(copied, scratch=scratch)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert contents(open_place(copied)) == contents(open_place(built))
 
 
 def test_rows_that_a_repair_of_other_files_left_are_not_taken(

@@ -119,6 +119,7 @@ def test_a_truncated_segment_is_named(tmp_path: Path) -> None:
         (2).to_bytes(8, "little") + b"{}",
         (19).to_bytes(8, "little") + b'{"__metadata__": 3}',
         (1 << 40).to_bytes(8, "little") + b"{}",
+        (1 << 17).to_bytes(8, "little") + b"[" * (1 << 17),
     ],
 )
 def test_other_files_are_named(tmp_path: Path, data: bytes) -> None:
