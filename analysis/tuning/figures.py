@@ -71,7 +71,7 @@ def stimuli_figure(stimuli: StimulusSet) -> Figure:
     sheet = np.full((len(families) * pitch, _PER_FAMILY * pitch, 3), 255, dtype=np.uint8)
     for row, name in enumerate(families):
         numbers = np.flatnonzero(family_S == name)
-        chosen = numbers[np.linspace(0, len(numbers) - 1, _PER_FAMILY).astype(int)]
+        chosen = np.unique(numbers[np.linspace(0, len(numbers) - 1, _PER_FAMILY).astype(int)])
         for column, number in enumerate(chosen.tolist()):
             top, left = row * pitch, column * pitch
             picture = stimuli.draw(number)
@@ -188,4 +188,4 @@ def _steps(axes: Axes, values: F64, edges: F64, label: str, colour: str) -> None
     axes.stairs(part, edges, color=colour, label=label)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xticks(np.linspace(edges[0], edges[-1], 5))
-    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3, 1.25 * float(part.max())))
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1e-3, 1.45 * float(part.max())))
