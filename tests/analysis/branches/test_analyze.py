@@ -70,7 +70,9 @@ def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(run: Path) -> dict:
-    return analyze_branches(run, config=BranchesConfig(top=4, pictures=8, spliced=6))
+    return analyze_branches(
+        run, config=BranchesConfig(top=4, pictures=8, spliced=6, reference_rows=90)
+    )
 
 
 @pytest.fixture(scope="module")
