@@ -13,11 +13,14 @@ import torch
 
 from isae.analysis.activity import Encoder
 from isae.analysis.arrays import F32, F64, I64
+from isae.analysis.tuning.shown import shown_rows
 from isae.analysis.tuning.stimuli import StimulusSet
 from isae.errors import DataError
 from isae.inception import Network
 from isae.progress import QUIET, Reporter
 from isae.train import SAE
+
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Responses:
                 continue
             mine = slice(first, first + codes_SU.shape[1])
             sae = self.sae
-            rows_SC = torch.from_numpy(self.neurons_SC).to(sae.W_enc_ND.device) - sae.b_dec_D
+            rows_SC = torch.tensor(self.neurons_SC, device=sae.W_enc_ND.device) - sae.b_dec_D
             raw_SU = torch.addmm(sae.b_enc_N[mine], rows_SC, sae.W_enc_ND[mine].T)
             yield first, codes_SU, raw_SU.double().cpu().numpy()
 
@@ -85,21 +88,18 @@ def read_responses(
 
     batch_size: pictures a time, speed and memory only. Raises DataError when a code is not finite.
     """
-    neurons, values, indices = [], [], []
-    with (
-        torch.inference_mode(),
-        reporter.task(len(stimuli), f"{layer}: stimuli", "pictures") as meter,
-    ):
-        for batch in stimuli.batches(batch_size):
-            pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
-            row_BC = network.activations(pixels, [layer])[layer][:, :, cell, cell].contiguous()
-            values_BK, indices_BK = sae.encode(row_BC.float().to(device))
-            neurons.append(row_BC.float().cpu().numpy())
+    rows_SC = shown_rows(
+        network, layer, cell, stimuli, batch_size=batch_size, reporter=reporter
+    )  # fmt: skip
+    values, indices = [], []
+    with torch.inference_mode():
+        for first in range(0, len(rows_SC), _ROWS_AT_ONCE):
+            x_BC = torch.tensor(rows_SC[first : first + _ROWS_AT_ONCE], device=device)
+            values_BK, indices_BK = sae.encode(x_BC)
             values.append(values_BK.float().cpu().numpy())
             indices.append(indices_BK.cpu().numpy().astype(np.int64))
-            meter.advance(len(batch))
     found = Responses(
-        np.concatenate(neurons), np.concatenate(values), np.concatenate(indices), sae.n,
+        rows_SC, np.concatenate(values), np.concatenate(indices), sae.n,
         sae if isinstance(sae, SAE) else None,
     )  # fmt: skip
     if not (np.isfinite(found.values_SK).all() and np.isfinite(found.neurons_SC).all()):

@@ -302,3 +302,24 @@ def test_polarity_is_told_and_dead_features_are_silent(bank: dict, stimuli: Stim
     assert (summary["units"], summary["silent"]) == (2 * count + 4, 3)
     assert summary["axis_tuned"]["lines"]["tuned"] == 2 * count
     assert summary["axis_tuned"]["lines"]["share"] == 2 * count / (2 * count + 4)
+
+
+def test_stimuli_are_shown_once_to_the_same_weights(stimuli: StimulusSet) -> None:
+    few = replace(stimuli, stimuli=stimuli.stimuli[:5])
+    network = FilterBank(oriented_filters())
+    sae = SAE(torch.eye(13), torch.zeros(13), torch.eye(13), torch.zeros(13), 2)
+    passes = []
+    original = network._preprocess
+    network._preprocess = lambda pixels: passes.append(1) or original(pixels)
+    read_responses(network, sae, "conv2d0", 0, few)
+    read_responses(network, sae, "conv2d0", 0, few)
+    assert len(passes) == 2  # planted weights have no hash: never kept
+    network.weights = WeightsInfo("planted", None, "a hash of its own")
+    first = read_responses(network, sae, "conv2d0", 0, few)
+    again = read_responses(network, sae, "conv2d0", 0, few)
+    assert len(passes) == 3
+    np.testing.assert_array_equal(first.neurons_SC, again.neurons_SC)
+    read_responses(network, sae, "conv2d0", 0, replace(few, field=FIELD - 1))
+    network.weights = WeightsInfo("planted", None, "another")
+    read_responses(network, sae, "conv2d0", 0, few)
+    assert len(passes) == 5
