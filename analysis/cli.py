@@ -7,7 +7,7 @@ from isae.analysis.branches.command import branches
 from isae.analysis.curves.command import curves
 from isae.analysis.layers.command import layers
 from isae.analysis.stability.command import stability
-from isae.analysis.study.command import prepare
+from isae.analysis.study.command import all_stages, prepare
 from isae.analysis.tuning.command import tuning
 
 app = cli.new_app("Analyse trained SAEs: where their features lie in the network.")
@@ -17,6 +17,7 @@ app.command()(layers)
 app.command()(curves)
 app.command()(stability)
 app.command()(prepare)
+app.command(name="all")(all_stages)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from isae import cli
+from isae.analysis import options
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="Folder of the study.")]
 
@@ -79,3 +80,28 @@ def prepare(
         study, StudyConfig(**given) if given else None, reporter=cli.reporter(quiet)
     )
     cli.finish(result, as_json=as_json, lines=lambda: prepared_text(result))
+
+
+def all_stages(
+    study: StudyArgument,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Analyses, with commas: branches,tuning,curves,layers,stability."),
+    ] = None,
+    images: options.ImagesOption = None,
+    weights: options.WeightsOption = None,
+    device: options.DeviceOption = "auto",
+    seed: cli.SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option(help="Do every stage anew.")] = False,
+    as_json: cli.JsonOption = False,
+    quiet: cli.QuietOption = False,
+) -> None:
+    """All analyses of a study, stage by stage, and trained against untrained; resumes."""
+    from isae.analysis.study.analyze import analyze_study
+    from isae.analysis.study.plan import ANALYSES, StudyAnalyses
+    from isae.analysis.study.text import findings_text
+
+    chosen = ANALYSES if only is None else tuple(name.strip() for name in only.split(","))
+    wanted = StudyAnalyses.uniform(chosen, images=images, weights=weights, device=device, seed=seed)
+    summary = analyze_study(study, wanted, overwrite=overwrite, reporter=cli.reporter(quiet))
+    cli.finish(summary, as_json=as_json, lines=lambda: findings_text(summary, summary["out"]))

@@ -15,19 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import t as student
 
-MORE, LESS, SAME, UNKNOWN = "more", "less", "not told apart", "one seed"
+K = TypeVar("K")
+MORE, LESS, SAME, UNKNOWN = "more", "less", "not told apart", "not judged"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """One number, trained against untrained. low, high: the interval; NaN with one seed only."""
 
-    name: str
     trained: tuple[float, ...]
     untrained: tuple[float, ...]
     difference: float
@@ -38,7 +38,6 @@ class Verdict:
     def row(self) -> dict[str, Any]:
         """For a table: means, deviations, counts, difference, interval, verdict."""
         return {
-            "name": self.name,
             **_group("trained", self.trained),
             **_group("untrained", self.untrained),
             "difference": self.difference,
@@ -48,35 +47,35 @@ class Verdict:
         }
 
 
-def judge(name: str, trained: Sequence[float], untrained: Sequence[float]) -> Verdict:
+def judge(trained: Sequence[float], untrained: Sequence[float]) -> Verdict:
     """Compare one number's values, NaN left out -> Verdict."""
     ours = tuple(float(value) for value in trained if math.isfinite(value))
     theirs = tuple(float(value) for value in untrained if math.isfinite(value))
     if not ours or not theirs:
-        return Verdict(name, ours, theirs, math.nan, math.nan, math.nan, UNKNOWN)
+        return Verdict(ours, theirs, math.nan, math.nan, math.nan, UNKNOWN)
     difference = float(np.mean(ours) - np.mean(theirs))
     half = _half_width(ours, theirs)
     if half is None:
-        return Verdict(name, ours, theirs, difference, math.nan, math.nan, UNKNOWN)
+        return Verdict(ours, theirs, difference, math.nan, math.nan, UNKNOWN)
     low, high = difference - half, difference + half
     word = MORE if low > 0 else LESS if high < 0 else SAME
-    return Verdict(name, ours, theirs, difference, low, high, word)
+    return Verdict(ours, theirs, difference, low, high, word)
 
 
 def judge_all(
-    trained: Sequence[Mapping[str, float]], untrained: Sequence[Mapping[str, float]]
-) -> list[Verdict]:
-    """`judge` of every number that both have; the order is that of the first trained one."""
-    names = list(dict.fromkeys(name for one in trained for name in one))
-    both = {name for one in untrained for name in one}
+    trained: Sequence[Mapping[K, float]], untrained: Sequence[Mapping[K, float]]
+) -> list[tuple[K, Verdict]]:
+    """`judge` of every number that a trained one has, in the order of the first of them."""
+    names = dict.fromkeys(name for one in trained for name in one)
     return [
-        judge(
+        (
             name,
-            [one[name] for one in trained if name in one],
-            [one[name] for one in untrained if name in one],
+            judge(
+                [one[name] for one in trained if name in one],
+                [one[name] for one in untrained if name in one],
+            ),
         )
         for name in names
-        if name in both
     ]
 
 

@@ -92,7 +92,7 @@ def test_a_defect_ends_the_work_and_keeps_what_is_done(tmp_path: Path) -> None:
 def test_welch_interval_is_scipys() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(1, 1, 5), rng.normal(0, 3, 4)
-    found = judge("x", ours, theirs)
+    found = judge(ours, theirs)
     expected = ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     np.testing.assert_allclose((found.low, found.high), (expected.low, expected.high), rtol=1e-10)
 
@@ -101,22 +101,23 @@ def test_welch_interval_is_scipys() -> None:
 def test_equal_networks_differ_at_the_stated_rate(s: int, u: int) -> None:
     rng = np.random.default_rng(s + 10 * u)
     draws = 1500
-    words = [judge("x", rng.normal(size=s), rng.normal(size=u)).verdict for _ in range(draws)]
+    words = [judge(rng.normal(size=s), rng.normal(size=u)).verdict for _ in range(draws)]
     rate = np.mean([word != SAME for word in words])
     # 5 % and four standard errors; Welch's freedom is an approximation on the cautious side.
     assert rate <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / draws)
     assert rate > 0.005
-    moved = [judge("x", rng.normal(40, 1, s), rng.normal(size=u)).verdict for _ in range(50)]
+    moved = [judge(rng.normal(40, 1, s), rng.normal(size=u)).verdict for _ in range(50)]
     assert moved.count(MORE) >= 40
-    assert judge("x", -np.arange(s) - 40.0, np.arange(u) * 1.0).verdict in (LESS, UNKNOWN)
+    assert judge(-np.arange(s) - 40.0, np.arange(u) * 1.0).verdict in (LESS, UNKNOWN)
 
 
 def test_numbers_that_cannot_be_judged() -> None:
-    assert judge("x", [1.0], [2.0]).verdict == UNKNOWN
-    assert judge("x", [math.nan], [2.0]).verdict == UNKNOWN
-    assert judge("x", [1.0, 1.0], [1.0, 1.0]).verdict == SAME
-    row = judge("x", [1.0, math.nan, 3.0], [1.0]).row()
+    assert judge([1.0], [2.0]).verdict == UNKNOWN
+    assert judge([math.nan], [2.0]).verdict == UNKNOWN
+    assert judge([1.0, 1.0], [1.0, 1.0]).verdict == SAME
+    row = judge([1.0, math.nan, 3.0], [1.0]).row()
     assert (row["trained"], row["trained_n"], row["untrained_n"]) == (2.0, 2, 1)
     rows = judge_all([{"a": 1.0, "b": 2.0}, {"a": 1.5}], [{"a": 9.0, "c": 1.0}])
-    assert [one.name for one in rows] == ["a"]
-    assert rows[0].trained == (1.0, 1.5)
+    assert [name for name, _ in rows] == ["a", "b"]
+    assert rows[0][1].trained == (1.0, 1.5)
+    assert rows[1][1].verdict == UNKNOWN

@@ -1,0 +1,161 @@
+"""Which analyses a study has, in which order, and what each of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isae.analysis.branches.analyze import analyze_branches
+from isae.analysis.branches.config import BranchesConfig
+from isae.analysis.curves.analyze import analyze_curves
+from isae.analysis.curves.config import CurvesConfig
+from isae.analysis.layers.analyze import analyze_layers
+from isae.analysis.layers.config import LayersConfig
+from isae.analysis.stability.analyze import analyze_stability
+from isae.analysis.stability.config import StabilityConfig
+from isae.analysis.study.layout import Net, Study
+from isae.analysis.study.stages import SUMMARY, Stage
+from isae.analysis.tuning.analyze import analyze_tuning
+from isae.analysis.tuning.config import TuningConfig
+from isae.config import to_json
+from isae.errors import unknown_name
+from isae.progress import Reporter
+
+ANALYSES = ("branches", "tuning", "curves", "layers", "stability")
+CURVE_LAYERS = ("mixed3a", "mixed3b", "mixed4a")
+"""Where curve detectors are looked for: those of arXiv 2406.03662 end at mixed3b, one more."""
+
+
+@dataclass(frozen=True)
+class StudyAnalyses:
+    """Options of every analysis of a study, and where its inputs are now."""
+
+    only: tuple[str, ...] = ANALYSES
+    """Which analyses to do."""
+    images: str | None = None
+    """Where the pictures are now; None: as recorded."""
+    weights: str | None = None
+    """Where the studied network's weights are now; None: as recorded."""
+    branches: BranchesConfig = field(default_factory=BranchesConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    curves: CurvesConfig = field(default_factory=CurvesConfig)
+    layers: LayersConfig = field(default_factory=LayersConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+
+    def __post_init__(self) -> None:
+        for name in self.only:
+            if name not in ANALYSES:
+                raise unknown_name("analysis", name, ANALYSES)
+
+    @staticmethod
+    def uniform(
+        only: tuple[str, ...], *, images: str | None, weights: str | None, device: str, seed: int
+    ) -> StudyAnalyses:
+        """Defaults but for the device and the seed, which are those of every analysis."""
+        return StudyAnalyses(
+            only, images, weights,
+            BranchesConfig(device=device, seed=seed),
+            TuningConfig(device=device, seed=seed),
+            CurvesConfig(device=device, seed=seed),
+            LayersConfig(device=device, seed=seed),
+            StabilityConfig(device=device, seed=seed),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the stages of one study."""
+
+    study: Study
+    options: StudyAnalyses
+    reporter: Reporter
+
+    def stages(self) -> list[Stage]:
+        """All stages, the untrained networks first: the trained one is compared with them."""
+        return [stage for stage in self._all() if _kind(stage) in self.options.only]
+
+    def _all(self) -> Iterator[Stage]:
+        nets = sorted(self.study.nets, key=lambda net: net.trained)
+        for seed in range(self.study.config.seeds):
+            for net in nets:
+                if seed not in net.seeds:
+                    continue
+                for layer in self.study.config.layers:
+                    yield self._branches(net, seed, layer)
+                    yield self._tuning(net, seed, layer)
+                    if layer in CURVE_LAYERS:
+                        yield self._curves(net, seed, layer)
+                if len(self.study.config.layers) > 1:
+                    yield self._layers(net, seed)
+        for net in nets:
+            if len(net.seeds) > 1:
+                yield from (self._stability(net, layer) for layer in self.study.config.layers)
+
+    def _stage(
+        self, name: str, out: Path, inputs: list[Path], config: Any, work: Any, **keywords: Any
+    ) -> Stage:
+        def do() -> Any:
+            return work(out=out, config=config, overwrite=True, reporter=self.reporter, **keywords)
+
+        return Stage(name, out, inputs, to_json(config), do)
+
+    def _branches(self, net: Net, seed: int, layer: str) -> Stage:
+        run = net.run(seed, layer)
+        other = self._untrained_run(layer) if net.trained else None
+        inputs = [run / SUMMARY, *([other / SUMMARY] if other else [])]
+        return self._stage(
+            f"{net.name}/seed{seed}/branches/{layer}", run / "analysis" / "branches", inputs,
+            self.options.branches, analyze_branches, run=run, store=net.store, against=other,
+            **self._places(net),
+        )  # fmt: skip
+
+    def _tuning(self, net: Net, seed: int, layer: str) -> Stage:
+        run = net.run(seed, layer)
+        return self._stage(
+            f"{net.name}/seed{seed}/tuning/{layer}", run / "analysis" / "tuning",
+            [run / SUMMARY], self.options.tuning, analyze_tuning, run=run, store=net.store,
+            **self._places(net),
+        )  # fmt: skip
+
+    def _curves(self, net: Net, seed: int, layer: str) -> Stage:
+        run = net.run(seed, layer)
+        return self._stage(
+            f"{net.name}/seed{seed}/curves/{layer}", run / "analysis" / "curves",
+            [run / SUMMARY], self.options.curves, analyze_curves, run=run, store=net.store,
+            **self._places(net),
+        )  # fmt: skip
+
+    def _layers(self, net: Net, seed: int) -> Stage:
+        runs = [net.run(seed, layer) for layer in self.study.config.layers]
+        others = [one.layers(0) for one in self.study.nets if net.trained and not one.trained]
+        inputs = [folder / SUMMARY for folder in (*runs, *others)]
+        return self._stage(
+            f"{net.name}/seed{seed}/layers", net.layers(seed), inputs,
+            self.options.layers, analyze_layers, runs=runs, store=net.store, against=others,
+            **self._places(net),
+        )  # fmt: skip
+
+    def _stability(self, net: Net, layer: str) -> Stage:
+        runs = [net.run(seed, layer) for seed in net.seeds]
+        labels = ["branches", "tuning", *(["curves"] if layer in CURVE_LAYERS else [])]
+        wanted = [name for name in labels if name in self.options.only]
+        inputs = [run / SUMMARY for run in runs]
+        inputs += [run / "analysis" / name / SUMMARY for run in runs for name in wanted]
+        return self._stage(
+            f"{net.name}/stability/{layer}", net.stability(layer), inputs,
+            self.options.stability, analyze_stability, runs=runs, store=net.store,
+        )  # fmt: skip
+
+    def _untrained_run(self, layer: str) -> Path | None:
+        others = [net for net in self.study.nets if not net.trained]
+        return others[0].run(0, layer) if others else None
+
+    def _places(self, net: Net) -> dict[str, Any]:
+        weights = self.options.weights if net.trained else None
+        return {"images": self.options.images, "weights": weights}
+
+
+def _kind(stage: Stage) -> str:
+    return next(part for part in stage.name.split("/") if part in ANALYSES)
