@@ -200,9 +200,8 @@ def tuning_text(summary: dict[str, Any], out: str) -> str:
     ]
     if place["padding_reaches_the_cell"]:
         lines.append(
-            f"PADDED: padding reaches every cell; --size {place['smallest_size_with_a_free_cell']} "
-            "has a free one"
-            + ("; 'framed' units are left out" if place.get("mirrored_read") else "")
+            f"PADDED: no cell is free of padding; --size {place['smallest_size_with_a_free_cell']} "
+            "has one" + ("; 'framed' units left out" if place.get("mirrored_read") else "")
         )
     lines += ["", "units     by        to         tuned   clear  agree  half-width  largest gap"]
     for kind in ("features", "neurons"):

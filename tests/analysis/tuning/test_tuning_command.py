@@ -119,7 +119,9 @@ def test_padded_cells_are_read_a_second_time_elsewhere(run: Path) -> None:
     assert framed.any()  # where everything that is seen is border, it must show
     assert not (framed & ~tuned).any()
     assert not (framed & clear).any()
-    assert "PADDED" in tuning_text(summary, "out")
+    text = tuning_text(summary, "out")
+    assert "PADDED" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
     counted = sum(
         summary["neurons"][f"{of}_tuned"]["arcs"]["framed"] for of in ("direction", "axis")
     )
