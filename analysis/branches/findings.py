@@ -30,6 +30,8 @@ from isae.analysis.branches.shares import (
 )
 from isae.analysis.multiple import benjamini_hochberg, bonferroni, holm
 
+BOTH = "both"
+"""Family of the joint claim, above the null in every basis: the larger p of BASES (`larger`)."""
 RELATIVE = "relative"
 """Side question: energies ranked within their channel among the features (see `relative`)."""
 
@@ -41,7 +43,7 @@ class Findings:
     Per basis (see isae.analysis.branches.shares.BASES; `relative` beside them): shares [N, B] of
     all features with energy; p, q, significant [N, B], NaN or False for features that were not
     tested (dead ones, ones without energy). `tests` counts the p-values of BASES, which share one
-    Benjamini-Hochberg correction; `relative` is a family of its own.
+    Benjamini-Hochberg correction; `relative` and `both` (q only) are families of their own.
     """
 
     layer: str
@@ -71,9 +73,8 @@ class Findings:
 
     @property
     def both_NB(self) -> Bools:
-        """Above the null in every basis of BASES."""
-        found: Bools = np.logical_and.reduce([self.significant[basis] for basis in BASES])
-        return found
+        """Above the null in every basis of BASES, by a correction of its own (see `larger`)."""
+        return self.significant[BOTH]
 
     def assigned_count(self, branch: int) -> int:
         """Features whose most significant branch is this one."""
@@ -168,14 +169,26 @@ def find(
     )
 
 
+def larger(p: Mapping[str, F64]) -> F64:
+    """The larger p over BASES: a test of 'above the null in every basis' -> as each p.
+
+    What two corrected sets have in common is controlled by neither correction: features truly
+    above the null in one basis carry chance findings of the other one into it. This p is valid
+    for the joint claim, and the family of these is corrected alone.
+    """
+    found: F64 = np.maximum.reduce([p[basis] for basis in BASES])
+    return found
+
+
 def _jointly(p: dict[str, F64], correct: Callable[[F64], F64]) -> dict[str, F64]:
-    """BASES corrected together, RELATIVE alone."""
+    """BASES corrected together, RELATIVE and BOTH alone."""
     together = correct(np.stack([p[basis] for basis in BASES]))
-    return {**dict(zip(BASES, together, strict=True)), RELATIVE: correct(p[RELATIVE])}
+    alone = {RELATIVE: correct(p[RELATIVE]), BOTH: correct(larger(p))}
+    return {**dict(zip(BASES, together, strict=True)), **alone}
 
 
 def assign(p: Mapping[str, F64], q: Mapping[str, F64], alpha: float) -> I64:
-    """Branch of the smallest decoder p among those with q <= alpha in every basis, or -1 -> [N]."""
-    eligible = np.logical_and.reduce([q[basis] <= alpha for basis in BASES])
+    """Branch of the smallest decoder p among those with q[BOTH] <= alpha, or -1 -> [N]."""
+    eligible = q[BOTH] <= alpha
     best_NB = np.where(eligible, p["decoder"], np.inf)
     return np.where(eligible.any(axis=1), best_NB.argmin(axis=1), -1).astype(np.int64)

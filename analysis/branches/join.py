@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isae.analysis.arrays import F64, I64, Bools
-from isae.analysis.branches.findings import RELATIVE, assign
+from isae.analysis.branches.findings import BOTH, RELATIVE, assign, larger
 from isae.analysis.branches.join_figure import joint_figure
 from isae.analysis.branches.shares import BASES
 from isae.analysis.multiple import benjamini_hochberg
@@ -39,7 +39,8 @@ from isae.progress import QUIET, Reporter
 JOINT = "branches-joint"
 CORRECTION = (
     "Benjamini-Hochberg over the p-values of all runs at once (living features x branches x the "
-    "bases 'decoder' and 'spread'); 'relative' is a family of its own"
+    "bases 'decoder' and 'spread'); families of their own: 'relative', and 'both', whose p is the "
+    "larger one of the two bases"
 )
 
 
@@ -68,7 +69,7 @@ class Joint:
 
     def both(self, number: int) -> Bools:
         """Above the null in every basis -> bool [N, B] of one run."""
-        found: Bools = np.logical_and.reduce([self.q[number][b] <= self.alpha for b in BASES])
+        found: Bools = self.q[number][BOTH] <= self.alpha
         return found
 
 
@@ -141,10 +142,14 @@ def correct(runs: Sequence[RunTests], alpha: float) -> Joint:
     q = benjamini_hochberg(together)
     for basis, part in zip(BASES, np.split(q, len(BASES)), strict=True):
         q_of[basis] = np.split(part, np.cumsum(sizes)[:-1])
-    alone = benjamini_hochberg(np.concatenate([one.p[RELATIVE].ravel() for one in runs]))
-    q_of[RELATIVE] = np.split(alone, np.cumsum(sizes)[:-1])
+    for name, values in (
+        (RELATIVE, [one.p[RELATIVE] for one in runs]),
+        (BOTH, [larger(one.p) for one in runs]),
+    ):
+        alone = benjamini_hochberg(np.concatenate([p_NB.ravel() for p_NB in values]))
+        q_of[name] = np.split(alone, np.cumsum(sizes)[:-1])
     shaped = tuple(
-        {basis: q_of[basis][i].reshape(one.p[basis].shape) for basis in q_of}
+        {name: q_of[name][i].reshape(one.p[RELATIVE].shape) for name in q_of}
         for i, one in enumerate(runs)
     )
     return Joint(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from isae.analysis.arrays import F64, Bools
-from isae.analysis.branches.findings import Findings
+from isae.analysis.branches.findings import Findings, larger
 from isae.analysis.branches.nulls import concentration_pvalues
 from isae.analysis.branches.resampling import alike_clusters, cluster_draws, interval_95
 from isae.analysis.branches.shares import BASES, branch_shares, energies
@@ -79,8 +79,7 @@ def put_to_test(
         p[basis] = concentration_pvalues(
             energy_NC, branches, seed=seed, stream=f"{stream} {basis}", samples=samples
         ).p_NB
-    q = benjamini_hochberg(np.stack([p[basis] for basis in BASES]))
-    both_NB: Bools = np.logical_and.reduce(q <= alpha)
+    both_NB: Bools = benjamini_hochberg(larger(p)) <= alpha
     return Reference(len(rows_NC), share, p, both_NB)
 
 

@@ -24,7 +24,8 @@ TAILS = (
 )
 CORRECTION = (
     "Benjamini-Hochberg over all tests of this run (alive features x branches x the bases "
-    "'decoder' and 'spread'); Holm and Bonferroni beside it; 'relative' is corrected separately"
+    "'decoder' and 'spread'); Holm and Bonferroni beside it; corrected separately: 'relative', and "
+    "'both', whose p is the larger one of the two bases"
 )
 NOTES = (
     "shares of one feature sum to 1 (negatively dependent) and features of one dictionary are not "

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from isae.analysis.activity import Activity
 from isae.analysis.arrays import I64, Bools
-from isae.analysis.branches.findings import RELATIVE, Findings
+from isae.analysis.branches.findings import BOTH, RELATIVE, Findings
 from isae.analysis.branches.shares import BASES
 from isae.analysis.outputs import write_table
 
@@ -27,7 +27,8 @@ def features_table(
 
     feature, alive, fired_rows, firing_rate, mean_activation (over the rows where it fires),
     max_activation; r_BRANCH; per basis share_, p_ and q_BASIS_BRANCH (null where not tested);
-    dominant_BASIS; significant_BASIS and significant_both (branch names joined by ';'), assigned;
+    q_both_BRANCH (above the null in every basis); dominant_BASIS; significant_BASIS and
+    significant_both (branch names joined by ';'), assigned;
     `measured` (cluster of near-duplicates; excess_BASIS_BRANCH; causal_WAY_MEASURE_BRANCH, see
     isae.analysis.branches.causal; logit_, see logits; cut_, see rings; null where a feature has no
     rows or, for intervals, too few images);
@@ -50,6 +51,8 @@ def features_table(
         for measure, values in tests.items():
             for j, name in enumerate(names):
                 columns[f"{measure}_{basis}_{name}"] = values[basis][:, j]
+    for j, name in enumerate(names):
+        columns[f"q_both_{name}"] = findings.q[BOTH][:, j]
     for basis in BASES:
         columns[f"dominant_{basis}"] = _named(findings.dominant[basis], names)
         columns[f"significant_{basis}"] = _joined(findings.significant[basis], names)

@@ -139,8 +139,11 @@ def test_the_summary_repeats_the_table(folder: Path, summary: dict) -> None:
             assert one[basis]["dominant"]["features"] == chosen.sum()
             marked = [name in cell.split(";") for cell in column[f"significant_{basis}"]]
             np.testing.assert_array_equal(marked, above[-1])
-        assert one["above_null_in_both"] == (above[0] & above[1]).sum()
-        both |= above[0] & above[1]
+        joint = column[f"q_both_{name}"].astype(float) <= 0.05
+        marked = [name in cell.split(";") for cell in column["significant_both"]]
+        np.testing.assert_array_equal(marked, joint)
+        assert one["above_null_in_both"] == joint.sum()
+        both |= joint
         assert one["assigned"]["features"] == (column["assigned"] == name).sum()
         r = column[f"r_{name}"].astype(float)[alive]
         assert one["r_score"]["above_0.5"] == (r > 0.5).sum()
