@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from isae.errors import unknown_name
 from isae.progress import Reporter
 
 ANALYSES = ("branches", "tuning", "curves", "layers", "stability")
+ROWS = 200_000
+"""Rows of a store that the branches' analysis of one SAE reads."""
 CURVE_LAYERS = ("mixed3a", "mixed3b", "mixed4a")
 """Where curve detectors are looked for: those of arXiv 2406.03662 end at mixed3b, one more."""
 
@@ -38,7 +40,7 @@ class StudyAnalyses:
     """Where the pictures are now; None: as recorded."""
     weights: str | None = None
     """Where the studied network's weights are now; None: as recorded."""
-    branches: BranchesConfig = field(default_factory=BranchesConfig)
+    branches: BranchesConfig = field(default_factory=lambda: BranchesConfig(max_rows=ROWS))
     tuning: TuningConfig = field(default_factory=TuningConfig)
     curves: CurvesConfig = field(default_factory=CurvesConfig)
     layers: LayersConfig = field(default_factory=LayersConfig)
@@ -49,6 +51,10 @@ class StudyAnalyses:
             if name not in ANALYSES:
                 raise unknown_name("analysis", name, ANALYSES)
 
+    def later(self) -> BranchesConfig:
+        """Of branches, for SAEs of further seeds: energy shares and counts, no interventions."""
+        return replace(self.branches, heldout_rows=0, pictures=0, reference_rows=0)
+
     @staticmethod
     def uniform(
         only: tuple[str, ...], *, images: str | None, weights: str | None, device: str, seed: int
@@ -56,7 +62,7 @@ class StudyAnalyses:
         """Defaults but for the device and the seed, which are those of every analysis."""
         return StudyAnalyses(
             only, images, weights,
-            BranchesConfig(device=device, seed=seed),
+            BranchesConfig(device=device, seed=seed, max_rows=ROWS),
             TuningConfig(device=device, seed=seed),
             CurvesConfig(device=device, seed=seed),
             LayersConfig(device=device, seed=seed),
@@ -77,19 +83,15 @@ class Planner:
         return [stage for stage in self._all() if _kind(stage) in self.options.only]
 
     def _all(self) -> Iterator[Stage]:
-        nets = sorted(self.study.nets, key=lambda net: net.trained)
-        for seed in range(self.study.config.seeds):
-            for net in nets:
-                if seed not in net.seeds:
-                    continue
-                for layer in self.study.config.layers:
-                    yield self._branches(net, seed, layer)
-                    yield self._tuning(net, seed, layer)
-                    if layer in CURVE_LAYERS:
-                        yield self._curves(net, seed, layer)
-                if len(self.study.config.layers) > 1:
-                    yield self._layers(net, seed)
-        for net in nets:
+        for net in sorted(self.study.nets, key=lambda net: net.trained):
+            for layer in self.study.config.layers:
+                yield from (self._branches(net, seed, layer) for seed in net.seeds)
+                # One after the other: SAEs of a layer share the network's answers to stimuli.
+                yield from (self._tuning(net, seed, layer) for seed in net.seeds)
+                if layer in CURVE_LAYERS:
+                    yield from (self._curves(net, seed, layer) for seed in net.seeds)
+            if len(self.study.config.layers) > 1:
+                yield from (self._layers(net, seed) for seed in net.seeds)
             if len(net.seeds) > 1:
                 yield from (self._stability(net, layer) for layer in self.study.config.layers)
 
@@ -103,11 +105,12 @@ class Planner:
 
     def _branches(self, net: Net, seed: int, layer: str) -> Stage:
         run = net.run(seed, layer)
-        other = self._untrained_run(layer) if net.trained else None
+        other = self._untrained_run(layer) if net.trained and seed == 0 else None
         inputs = [run / SUMMARY, *([other / SUMMARY] if other else [])]
         return self._stage(
             f"{net.name}/seed{seed}/branches/{layer}", run / "analysis" / "branches", inputs,
-            self.options.branches, analyze_branches, run=run, store=net.store, against=other,
+            self.options.branches if seed == 0 else self.options.later(), analyze_branches,
+            run=run, store=net.store, against=other,
             **self._places(net),
         )  # fmt: skip
 
