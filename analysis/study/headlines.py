@@ -81,11 +81,15 @@ def _tuning(summary: Summary) -> Found:
 
 def _curves(summary: Summary) -> Found:
     layer = str(summary["layer"])
-    for kind in ("neuron", "feature"):
-        yield layer, f"{kind}s", "share of curve detectors", summary["units"][kind]["share"]
-        yield layer, f"{kind}s", "curve detectors", summary["units"][kind]["curve_detectors"]
-    splits = _at(summary, "splits", "directed", "splits")
-    yield layer, "neurons", "split into features of two directions", splits
+    for kind, one in summary["units"].items():
+        name = f"{kind}s" if kind in ("neuron", "feature") else f"control: {kind}"
+        yield layer, name, "share of curve detectors", one["share"]
+        yield layer, name, "curve detectors", one["curve_detectors"]
+    for kind in ("curve", "directed"):
+        one = _at(summary, "splits", kind)
+        if isinstance(one, Mapping) and "splits" in one:
+            beyond = one["splits"] - one["expected_by_the_null"]
+            yield layer, f"by {kind} features", "neurons split, beyond the null", beyond
 
 
 def _at(summary: Any, *path: str) -> Any:
