@@ -35,7 +35,7 @@ def _one(rows: Rows, analysis: str, number: str, stem: Path) -> None:
     lines = -(-len(parts) // columns)
     with styled():
         figure, axes = plt.subplots(
-            lines, columns, figsize=(2.6 * columns + 0.8, 2.3 * lines + 0.6), squeeze=False,
+            lines, columns, figsize=(2.4 * columns + 1.6, 2.5 * lines + 1.0), squeeze=False,
             sharey=True, layout="constrained",
         )  # fmt: skip
         for part, ax in zip(parts, axes.flat, strict=False):
@@ -43,10 +43,9 @@ def _one(rows: Rows, analysis: str, number: str, stem: Path) -> None:
             ax.set_title(part or analysis)
         for ax in axes.flat[len(parts) :]:
             ax.set_visible(False)
-        for ax in axes[:, 0]:
-            ax.set_ylabel(number)
+        figure.suptitle(f"{analysis}: {number}", x=0.01, ha="left", fontsize=9)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2)
+        figure.legend(handles, labels, loc="outside lower right", ncols=2)
         save(figure, stem)
         plt.close(figure)
 
@@ -62,7 +61,7 @@ def _panel(ax: Axes, rows: Rows) -> None:
         means = [float(np.mean(several)) if several else np.nan for several in values]
         ax.plot(places + offset, means, marker, color=colour, ms=5, mfc="none", label=label)
     told = [i for i, (_, one) in enumerate(rows) if one.low > 0 or one.high < 0]
-    low = ax.get_ylim()[0]
-    ax.plot(told, np.full(len(told), low), "^", color="black", ms=4, clip_on=False)
+    # In parts of the axes' height: panels share their scale, which later ones may still change.
+    ax.plot(told, np.zeros(len(told)), "^", color="black", ms=4, transform=ax.get_xaxis_transform())
     ax.set_xticks(places, [key.where for key, _ in rows], rotation=60, ha="right")
     ax.axhline(0, color="black", lw=0.5, zorder=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,6 @@ from isae.errors import ConfigError, RunError, UnknownNameError
 from isae.store import open_store
 from isae.train import SAE
 
-OPTIONS: dict[str, Any] = {
-    "images": "synthetic:40", "layers": ("mixed5b", "mixed5a"), "size": 64, "holdout": 0.2,
-    "expansion": 1, "k": 4, "rows": 200, "batch_size": 64, "device": "cpu", "seeds": 1,
-}  # fmt: skip
-
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {
@@ -30,9 +26,11 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_a_study_is_made_once_and_grows(tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    result = prepare_study(folder, StudyConfig(**OPTIONS))
+def test_a_study_is_made_once_and_grows(
+    prepared: tuple[Path, dict[str, Any]], options: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, result = tmp_path / "study", prepared[1]
+    shutil.copytree(prepared[0], folder)
     done = [(one["net"], one["seed"], one["layer"]) for one in result["saes"]]
     assert done == [
         ("trained", 0, "mixed5a"), ("trained", 0, "mixed5b"),
@@ -50,32 +48,32 @@ def test_a_study_is_made_once_and_grows(tmp_path: Path) -> None:
     before = files(folder)
     assert prepare_study(folder)["saes"] == result["saes"]
     assert files(folder) == before
-    more = prepare_study(folder, StudyConfig(**OPTIONS | {"seeds": 2}))
+    more = prepare_study(folder, StudyConfig(**options | {"seeds": 2}))
     assert len(more["saes"]) == 6
     after = files(folder)
     assert all(after[name] == old for name, old in before.items() if name != "study.json")
     assert json.loads((folder / "study.json").read_text())["seeds"] == 2
     with pytest.raises(RunError, match=r"found differences: k: study 4, now 5; leave"):
-        prepare_study(folder, StudyConfig(**OPTIONS | {"k": 5}))
+        prepare_study(folder, StudyConfig(**options | {"k": 5}))
 
 
-def test_what_is_no_study(tmp_path: Path) -> None:
+def test_what_is_no_study(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="expected a study in"):
         begin_study(tmp_path / "none", None)
     (tmp_path / "mine").write_text("x")
     with pytest.raises(RunError, match="expected a free folder or a study"):
-        begin_study(tmp_path, StudyConfig(**OPTIONS))
+        begin_study(tmp_path, StudyConfig(**options))
     (tmp_path / "study.json").write_text('{"images": 3, "other": 1}')
     with pytest.raises(RunError, match="found damage"):
         begin_study(tmp_path, None)
 
 
-def test_options_that_no_study_could_have() -> None:
+def test_options_that_no_study_could_have(options: dict[str, Any]) -> None:
     with pytest.raises(UnknownNameError, match="layer of inceptionv1"):
-        StudyConfig(**OPTIONS | {"layers": ("mixed9",)})
+        StudyConfig(**options | {"layers": ("mixed9",)})
     for wrong in ({"seeds": 0}, {"rows": 0}, {"untrained": -1}, {"k": 0}, {"holdout": 1.0}):
         with pytest.raises(ConfigError):
-            StudyConfig(**OPTIONS | wrong)
+            StudyConfig(**options | wrong)
     assert StudyConfig(images="x").layers == (
         "mixed3a", "mixed3b", "mixed4a", "mixed4b", "mixed4c", "mixed4d", "mixed4e", "mixed5a",
         "mixed5b",

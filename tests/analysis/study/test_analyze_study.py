@@ -1,0 +1,97 @@
+"""`isae-analyze all` on the small study: stages, tables, figures, going on, what fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from isae.analysis.branches.config import BranchesConfig
+from isae.analysis.study.analyze import analyze_study
+from isae.analysis.study.plan import StudyAnalyses
+from isae.analysis.study.text import findings_text
+from isae.errors import RunError, UnknownNameError
+
+LIGHT = BranchesConfig(heldout_rows=0, pictures=0, reference_rows=0, samples=100, device="cpu")
+OPTIONS = StudyAnalyses(only=("branches",), branches=LIGHT)
+STAGES = [
+    f"{net}/seed0/branches/{layer}"
+    for net in ("untrained0", "trained")
+    for layer in ("mixed5a", "mixed5b")
+]
+
+
+@pytest.fixture(scope="module")
+def study(prepared: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("analysed") / "study"
+    shutil.copytree(prepared[0], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(study: Path) -> dict[str, Any]:
+    return analyze_study(study, OPTIONS)
+
+
+def test_every_stage_and_every_number(study: Path, summary: dict[str, Any]) -> None:
+    assert list(summary["stages"]["done"]) == STAGES
+    rows = pq.read_table(study / "findings/verdicts.parquet").to_pylist()
+    assert len(rows) == summary["tests"] == sum(summary["verdicts"].values())
+    ours = json.loads((study / "trained/seed0/mixed5a/analysis/branches/summary.json").read_text())
+    theirs = json.loads(
+        (study / "untrained0/seed0/mixed5a/analysis/branches/summary.json").read_text()
+    )
+    (row,) = [
+        one for one in rows
+        if (one["where"], one["part"]) == ("mixed5a", "5x5")
+        and one["number"] == "mean share beyond channel share"
+    ]  # fmt: skip
+    found, other = (
+        one["branches"]["5x5"]["decoder"]["mean_share"] - one["branches"]["5x5"]["channel_share"]
+        for one in (ours, theirs)
+    )
+    np.testing.assert_allclose((row["trained"], row["untrained"]), (found, other))
+    np.testing.assert_allclose(row["difference"], found - other)
+    assert row["verdict"] == "not judged"  # one seed has no spread
+    spread = json.loads((study / "findings/spread.json").read_text())
+    assert spread["trained"]["branches/mixed5a"]["alive"]["mean"] == ours["alive"]
+    text = (study / "findings/findings.md").read_text()
+    assert "## branches: mean share beyond channel share" in text
+    assert all(len(line) <= 80 for line in findings_text(summary, "study/findings").splitlines())
+    for name in summary["figures"]:
+        assert (study / f"findings/figures/{name}.svg").is_file()
+        with Image.open(study / f"findings/figures/{name}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_nothing_is_done_twice_and_changed_options_are(study: Path, summary: dict) -> None:
+    again = analyze_study(study, OPTIONS)
+    assert again["stages"]["kept"] == STAGES
+    assert again["stages"]["done"] == {}
+    changed = replace(OPTIONS, branches=replace(LIGHT, alpha=0.1))
+    (study / "stages" / f"{STAGES[3].replace('/', '.')}.json").unlink()
+    assert list(analyze_study(study, OPTIONS)["stages"]["done"]) == STAGES[3:]
+    assert list(analyze_study(study, changed)["stages"]["done"]) == STAGES
+
+
+def test_what_stands_in_the_way(prepared: tuple[Path, Any], tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown analysis 'brances'"):
+        StudyAnalyses(only=("brances",))
+    folder = tmp_path / "study"
+    shutil.copytree(prepared[0], folder)
+    (folder / "trained/seed0/mixed5b/summary.json").rename(tmp_path / "kept.json")
+    with pytest.raises(RunError, match=r"none finished for trained, seed 0, mixed5b; finish"):
+        analyze_study(folder, OPTIONS)
+    (tmp_path / "kept.json").rename(folder / "trained/seed0/mixed5b/summary.json")
+    (folder / "untrained0/seed0/mixed5b/sae/mixed5b/sae_weights.safetensors").write_bytes(b"x")
+    with pytest.raises(RunError, match=r"2 did not, first 'untrained0/seed0/branches/mixed5b'"):
+        analyze_study(folder, OPTIONS)
+    done = pq.read_table(folder / "findings/verdicts.parquet").column("where").to_pylist()
+    assert set(done) == {"mixed5a"}
