@@ -83,7 +83,8 @@ def analyze_branches(
 
     def fill(folder: Path) -> None:
         with stages.timed("figures and tables"):
-            _write(folder, inputs, findings, activity, measures, source, summary, reporter)
+            shown = source if config.sheets else None
+            _write(folder, inputs, findings, activity, measures, shown, summary, reporter)
         encoder_NC = inputs.sae.W_enc_ND.detach().cpu().double().numpy()
         summary.update(summarise_measures(measures, findings, encoder_NC, config.alike, stages))
         summary["seconds"] = round(time.monotonic() - started, 2)

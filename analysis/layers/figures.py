@@ -146,7 +146,7 @@ def log_odds_figure(findings: LayerFindings) -> Figure:
                 )  # fmt: skip
         axes.axvline(0, color=NULL_COLOUR, linewidth=1, zorder=0)
         axes.set_yticks(np.arange(len(rows)), [_name(pair) for pair, _ in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
         axes.set_xlabel("log odds of matching within the branch (0: as its null gives)")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=5)
     return figure

@@ -71,7 +71,9 @@ class StudyAnalyses:
         """For SAEs of further seeds: shares, counts and matches; no interventions, no weights."""
         return replace(
             self,
-            branches=replace(self.branches, heldout_rows=0, pictures=0, reference_rows=0),
+            branches=replace(
+                self.branches, heldout_rows=0, pictures=0, reference_rows=0, sheets=False
+            ),
             layers=replace(self.layers, virtual_images=0),
         )
 
@@ -103,17 +105,25 @@ class Planner:
         return [stage for stage in self._all() if _kind(stage) in self.options.only]
 
     def _all(self) -> Iterator[Stage]:
-        for net in sorted(self.study.nets, key=lambda net: net.trained):
-            for layer in self.study.config.layers:
-                yield from (self._branches(net, seed, layer) for seed in net.seeds)
+        nets, layers = self.study.nets, self.study.config.layers
+        nets = sorted(nets, key=lambda net: net.trained)
+        for net in nets:
+            yield from self._of_seeds(net, net.seeds[:1])
+        for net in nets:
+            yield from self._of_seeds(net, net.seeds[1:])
+            if len(net.seeds) > 1:
+                yield from (self._stability(net, layer) for layer in layers)
+
+    def _of_seeds(self, net: Net, seeds: range) -> Iterator[Stage]:
+        for layer in self.study.config.layers:
+            yield from (self._branches(net, seed, layer) for seed in seeds)
+            if layer in CURVE_LAYERS:
+                yield from (self._curves(net, seed, layer) for seed in seeds)
+            if 0 in seeds:
                 # One after the other: SAEs of a layer share the network's answers to stimuli.
                 yield from (self._tuning(net, seed, layer) for seed in net.seeds)
-                if layer in CURVE_LAYERS:
-                    yield from (self._curves(net, seed, layer) for seed in net.seeds)
-            if len(self.study.config.layers) > 1:
-                yield from (self._layers(net, seed) for seed in net.seeds)
-            if len(net.seeds) > 1:
-                yield from (self._stability(net, layer) for layer in self.study.config.layers)
+        if len(self.study.config.layers) > 1:
+            yield from (self._layers(net, seed) for seed in seeds)
 
     def _stage(
         self, name: str, out: Path, inputs: list[Path], config: Any, work: Any, **keywords: Any

@@ -19,7 +19,9 @@ from isae.analysis.study.plan import StudyAnalyses
 from isae.analysis.study.text import findings_text
 from isae.errors import RunError, UnknownNameError
 
-LIGHT = BranchesConfig(heldout_rows=0, pictures=0, reference_rows=0, samples=100, device="cpu")
+LIGHT = BranchesConfig(
+    heldout_rows=0, pictures=0, reference_rows=0, samples=100, sheets=False, device="cpu"
+)
 OPTIONS = StudyAnalyses(only=("branches",), branches=LIGHT)
 STAGES = [
     f"{net}/seed0/branches/{layer}"
