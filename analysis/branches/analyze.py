@@ -83,8 +83,11 @@ def analyze_branches(
 
     def fill(folder: Path) -> None:
         with stages.timed("figures and tables"):
-            shown = source if config.sheets else None
-            _write(folder, inputs, findings, activity, measures, shown, summary, reporter)
+            _write(folder, inputs, findings, activity, measures, summary)
+            summary["figures"] = []
+            if config.figures:
+                reporter.say(f"{inputs.layer}: drawing figures and contact sheets")
+                _draw(folder, inputs, findings, activity, measures, source, summary)
         encoder_NC = inputs.sae.W_enc_ND.detach().cpu().double().numpy()
         summary.update(summarise_measures(measures, findings, encoder_NC, config.alike, stages))
         summary["seconds"] = round(time.monotonic() - started, 2)
@@ -118,9 +121,7 @@ def _write(
     findings: Findings,
     activity: Activity,
     measures: Measures,
-    source: ImageSource | None,
     summary: dict[str, Any],
-    reporter: Reporter,
 ) -> None:
     geometry = patch_geometry(inputs.info, int(inputs.store.manifest["size"]))
     described = inputs.store.images
@@ -131,23 +132,35 @@ def _write(
         patch_table(activity.top, described, geometry),
         folder,
     )
-    reporter.say(f"{inputs.layer}: drawing figures and contact sheets")
-    (folder / "figures").mkdir()
-    summary["figures"] = write_figures(findings, folder / "figures")
-    summary["figures"] += write_measure_figures(findings, measures, folder / "figures")
-    shown: dict[str, list[int]] = {}
-    if source is not None:
-        (folder / "sheets").mkdir()
-        cropper = Cropper(source, geometry.size)
-        shown = write_sheets(findings, activity.top, geometry, cropper, folder / "sheets")
     summary["patches"] = {
         "side": geometry.side,
         "picture": geometry.size,
         "receptive_field": inputs.info.receptive_field,
         "box": "square about the centre of the theoretical receptive field, side min(field, half "
         "the picture), moved inside the picture; pixels of the resized, cropped picture",
-        "sheets": shown,
+        "sheets": {},
     }
+
+
+def _draw(
+    folder: Path,
+    inputs: RunInputs,
+    findings: Findings,
+    activity: Activity,
+    measures: Measures,
+    source: ImageSource | None,
+    summary: dict[str, Any],
+) -> None:
+    (folder / "figures").mkdir()
+    summary["figures"] = write_figures(findings, folder / "figures")
+    summary["figures"] += write_measure_figures(findings, measures, folder / "figures")
+    if source is not None:
+        (folder / "sheets").mkdir()
+        geometry = patch_geometry(inputs.info, int(inputs.store.manifest["size"]))
+        cropper = Cropper(source, geometry.size)
+        summary["patches"]["sheets"] = write_sheets(
+            findings, activity.top, geometry, cropper, folder / "sheets"
+        )
 
 
 def _describe(

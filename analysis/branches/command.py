@@ -62,6 +62,9 @@ def branches(
     alike: Annotated[
         float, typer.Option(help="Cosine from which decoder rows are near-duplicates.")
     ] = _DEFAULTS.alike,
+    figures: Annotated[
+        bool, typer.Option(help="Draw figures and contact sheets.")
+    ] = _DEFAULTS.figures,
     batch_size: options.RowsAtOnceOption = _DEFAULTS.batch_size,
     device: options.DeviceOption = _DEFAULTS.device,
     seed: cli.SeedOption = 0,
@@ -85,6 +88,7 @@ def branches(
         spliced=spliced,
         reference_rows=reference_rows,
         alike=alike,
+        figures=figures,
         batch_size=batch_size,
         device=device,
         seed=seed,

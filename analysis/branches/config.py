@@ -19,8 +19,8 @@ class BranchesConfig:
     """Rows of the store to read, of both splits in proportion; None: all."""
     batch_size: int = 8192
     """Rows encoded at once: speed and memory, not results."""
-    sheets: bool = True
-    """Draw contact sheets of the strongest patches."""
+    figures: bool = True
+    """Draw figures and contact sheets."""
     samples: int = 1000
     """Draws for a p-value that the saddlepoint formula cannot give."""
     heldout_rows: int = 16_384

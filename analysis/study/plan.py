@@ -72,7 +72,7 @@ class StudyAnalyses:
         return replace(
             self,
             branches=replace(
-                self.branches, heldout_rows=0, pictures=0, reference_rows=0, sheets=False
+                self.branches, heldout_rows=0, pictures=0, reference_rows=0, figures=False
             ),
             layers=replace(self.layers, virtual_images=0),
         )

@@ -24,7 +24,7 @@ from isae.store import BuildConfig, Store, build_store, open_store
 from isae.train import SAE
 
 LAYER, N, K, DEAD = "mixed4a", 70, 8, 5
-SHARES_ONLY = {"heldout_rows": 0, "pictures": 0, "reference_rows": 0}
+SHARES_ONLY = {"heldout_rows": 0, "pictures": 0, "reference_rows": 0, "figures": False}
 """Options without the measures that need replaced rows, the network or other dictionaries."""
 NO_PICTURES = "synthetic:23"
 """Pictures that the store was not built from: no contact sheets are drawn."""
@@ -196,7 +196,16 @@ def test_the_measures_stand_in_the_table_and_the_summary(folder: Path, summary: 
 
 def test_several_runs_are_corrected_together(store: Store, tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, store, LAYER) for name in ("one", "two")]
-    short = ["--heldout-rows", "0", "--pictures", "0", "--reference-rows", "0", "--quiet"]
+    short = [
+        "--heldout-rows",
+        "0",
+        "--pictures",
+        "0",
+        "--reference-rows",
+        "0",
+        "--no-figures",
+        "--quiet",
+    ]
     out = ["--out", str(tmp_path / "joint"), "--max-rows", "60", "--images", NO_PICTURES]
     command = ["branches", *map(str, runs), *short]
     with pytest.raises(ConfigError, match="--out"):
@@ -263,7 +272,7 @@ def test_patches_are_the_strongest_rows(folder: Path, run: Path, store: Store) -
 def test_the_same_seed_gives_the_same_tables_at_any_batch_size(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
-    config = BranchesConfig(top=4, pictures=0, reference_rows=0, batch_size=37)
+    config = BranchesConfig(top=4, pictures=0, reference_rows=0, figures=False, batch_size=37)
     analyze_branches(run, out=tmp_path / "out", images=NO_PICTURES, config=config)
     for name in ("features.parquet", "patches.parquet"):
         one, two = (pq.read_table(where / name) for where in (folder, tmp_path / "out"))
@@ -321,7 +330,9 @@ def test_a_failure_on_the_way_leaves_nothing(
     monkeypatch.setattr("isae.analysis.branches.analyze.write_figures", full)
     with pytest.raises(OSError, match="No space"):
         analyze_branches(
-            run, out=tmp_path / "out", config=BranchesConfig(max_rows=50, **SHARES_ONLY)
+            run,
+            out=tmp_path / "out",
+            config=BranchesConfig(max_rows=50, **SHARES_ONLY | {"figures": True}),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -418,7 +429,7 @@ def test_options_out_of_range_are_refused(option: dict) -> None:
 def test_the_command_prints_one_json_object_and_nothing_else(
     run: Path, summary: dict, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    short = ["--heldout-rows", "0", "--pictures", "0", "--reference-rows", "0"]
+    short = ["--heldout-rows", "0", "--pictures", "0", "--reference-rows", "0", "--no-figures"]
     arguments = ["branches", str(run), "--quiet", "--out", str(tmp_path / "out"), "--top", "4"]
     arguments += short
     app([*arguments, "--json"], standalone_mode=False)

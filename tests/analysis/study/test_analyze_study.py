@@ -20,7 +20,7 @@ from isae.analysis.study.text import findings_text
 from isae.errors import RunError, UnknownNameError
 
 LIGHT = BranchesConfig(
-    heldout_rows=0, pictures=0, reference_rows=0, samples=100, sheets=False, device="cpu"
+    heldout_rows=0, pictures=0, reference_rows=0, samples=100, figures=False, device="cpu"
 )
 OPTIONS = StudyAnalyses(only=("branches",), branches=LIGHT)
 STAGES = [
