@@ -73,7 +73,7 @@ class BitmapCodec(ArrayBytesCodec):
         check_dtype(dtype.to_native_dtype())
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known before."""
+        """Raise NotImplementedError: zarr's word for a size that depends on the values."""
         raise NotImplementedError
 
     def encode_values(self, values: npt.NDArray[Any]) -> bytes:

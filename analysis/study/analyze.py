@@ -15,7 +15,7 @@ from isae.analysis.stability.spread import spread
 from isae.analysis.study.figures import write_figures
 from isae.analysis.study.headlines import Key, headlines
 from isae.analysis.study.layout import Net, Study, begin_study
-from isae.analysis.study.plan import Planner, StudyAnalyses
+from isae.analysis.study.plan import LATER, Planner, StudyAnalyses
 from isae.analysis.study.stages import Outcome, check_outcome, run_stages
 from isae.analysis.study.text import findings_markdown
 from isae.analysis.study.verdicts import Verdict, judge_all
@@ -58,6 +58,8 @@ def analyze_study(
     stages = Planner(study, options, reporter).stages()
     outcome = run_stages(stages, study.path / "stages", overwrite=overwrite, reporter=reporter)
     verdicts = _verdicts(study)
+    for name in _of_other_options(study):
+        reporter.warn(f"{name}: analysed with options that differ between networks or seeds")
     summary = _summary(study, options, outcome, verdicts)
 
     def fill(folder: Path) -> None:
@@ -106,6 +108,17 @@ def _verdicts(study: Study) -> list[tuple[Key, Verdict]]:
             if found:
                 groups[net.trained].append(found)
     return judge_all(groups[True], groups[False])
+
+
+def _of_other_options(study: Study) -> list[str]:
+    """Analyses whose summaries state different options, but for those of further seeds."""
+    by_name: dict[str, list[Any]] = {}
+    for net in study.nets:
+        for seed in net.seeds:
+            for name, summary in summaries(study, net, seed):
+                options = {k: v for k, v in summary["options"].items() if k not in LATER}
+                by_name.setdefault(name, []).append(options)
+    return [name for name, several in by_name.items() if any(one != several[0] for one in several)]
 
 
 def _spreads(study: Study) -> dict[str, Any]:

@@ -24,12 +24,14 @@ from isae.errors import unknown_name
 from isae.progress import Reporter
 
 ANALYSES = ("branches", "tuning", "curves", "layers", "stability")
+LATER = ("heldout_rows", "pictures", "reference_rows", "figures", "virtual_images", "device")
+"""Options that SAEs of further seeds may have otherwise: what they govern is not done for them."""
 CURVE_LAYERS = ("mixed3a", "mixed3b", "mixed4a")
 """Where curve detectors are looked for: those of arXiv 2406.03662 end at mixed3b, one more."""
 
 
-# Fewer rows, pictures and draws than the single commands take: nine layers of three seeds are to
-# be analysed within 45 minutes on two cores. What is lost is power, not validity.
+# Fewer rows, pictures and draws than the single commands take: a study is nine layers of several
+# seeds. What is lost is power, not validity.
 
 
 def _branches_config(**keywords: Any) -> BranchesConfig:

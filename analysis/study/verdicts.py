@@ -6,8 +6,9 @@ For a number measured on s SAEs of the trained network and on u of untrained one
 
 t the 97.5 % point of Student's distribution. Where both groups have two values or more this is
 Welch's interval; with a single untrained network, sd is that of the trained network's seeds, and
-the interval says nothing of how much untrained networks differ. Seeds are of the SAE: the trained
-network itself is one, so verdicts are about this network.
+the interval says nothing of how much untrained networks differ. Nothing is judged where seeds agree
+exactly, as counts of 0 do, and the networks do not: that no spread was seen is no spread of 0.
+Seeds are of the SAE: the trained network itself is one, so verdicts are about this network.
 """
 
 from __future__ import annotations
@@ -85,15 +86,22 @@ def _half_width(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float | N
         parts = (np.var(ours, ddof=1) / s, np.var(theirs, ddof=1) / u)
         total = float(sum(parts))
         if total == 0:
-            return 0.0
+            return _without_spread(ours, theirs)
         freedom = total**2 / (parts[0] ** 2 / (s - 1) + parts[1] ** 2 / (u - 1))
         return float(student.ppf(0.975, freedom) * math.sqrt(total))
     if s == 1 and u == 1:
         return None
     several = ours if s > 1 else theirs
     deviation = float(np.std(several, ddof=1))
+    if deviation == 0:
+        return _without_spread(ours, theirs)
     factor = math.sqrt(1 / s + 1 / u)
     return float(student.ppf(0.975, len(several) - 1)) * deviation * factor
+
+
+def _without_spread(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float | None:
+    """A few seeds that agree exactly (counts of 0) say nothing of how far others might lie."""
+    return 0.0 if ours[0] == theirs[0] else None
 
 
 def _group(name: str, values: tuple[float, ...]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from isae.analysis.study.analyze import analyze_study
 from isae.analysis.study.plan import StudyAnalyses
 from isae.analysis.study.text import findings_text
 from isae.errors import RunError, UnknownNameError
+from isae.progress import Reporter
 
 LIGHT = BranchesConfig(
     heldout_rows=0, pictures=0, reference_rows=0, samples=100, figures=False, device="cpu"
@@ -81,6 +82,23 @@ def test_nothing_is_done_twice_and_changed_options_are(study: Path, summary: dic
     (study / "stages" / f"{STAGES[3].replace('/', '.')}.json").unlink()
     assert list(analyze_study(study, OPTIONS)["stages"]["done"]) == STAGES[3:]
     assert list(analyze_study(study, changed)["stages"]["done"]) == STAGES
+
+
+def test_networks_analysed_otherwise_are_named(
+    study: Path, summary: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyze_study(study, OPTIONS)
+    assert "differ between" not in capsys.readouterr().err
+    path = study / "untrained0/seed0/mixed5a/analysis/branches/summary.json"
+    before = path.read_text()
+    changed = json.loads(before)
+    changed["options"]["max_rows"] = 7
+    path.write_text(json.dumps(changed))
+    analyze_study(study, replace(OPTIONS, only=()), reporter=Reporter())
+    path.write_text(before)
+    warned = capsys.readouterr().err
+    assert "branches/mixed5a: analysed with options that differ" in warned
+    assert "mixed5b" not in warned
 
 
 def test_what_stands_in_the_way(prepared: tuple[Path, Any], tmp_path: Path) -> None:
