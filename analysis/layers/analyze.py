@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from isae.analysis.arrays import I64
+from isae.analysis.codes import MAX, Room
 from isae.analysis.inputs import RunInputs
 from isae.analysis.layers.against import compare_with, read_analysis
-from isae.analysis.layers.codes import MAX, Room
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.figures import write_figures
 from isae.analysis.layers.findings import LayerFindings, LeftOut, MatchedLayer, bring_together

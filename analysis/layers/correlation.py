@@ -26,10 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isae.analysis import code_loops
 from isae.analysis.arrays import F64, I32, I64, Bools
-from isae.analysis.layers import code_loops
+from isae.analysis.codes import Codes
 from isae.analysis.layers.agreement import central
-from isae.analysis.layers.codes import Codes
 from isae.errors import DataError
 from isae.randomness import keyed_rng
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from isae.analysis.arrays import F64, I64, Bools
 from isae.analysis.branches.nulls import concentration_pvalues
+from isae.analysis.codes import MAX, Codes, Room, pool_codes, read_codes
 from isae.analysis.inputs import RunInputs, open_run
-from isae.analysis.layers.codes import MAX, Codes, Room, pool_codes, read_codes
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import feature_moments, identity, top_correlations
 from isae.analysis.layers.matching import duplicate_clusters

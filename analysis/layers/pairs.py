@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isae.analysis.arrays import F64, I64, Bools
-from isae.analysis.layers.codes import MAX, MEAN, Codes, Room, pool_codes
+from isae.analysis.codes import MAX, MEAN, Codes, Room, pool_codes
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import (
     NO_IMAGE,

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from isae.analysis.arrays import F64, I64, Bools
+from isae.analysis.codes import Codes
 from isae.analysis.inputs import RunInputs
-from isae.analysis.layers.codes import Codes
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import Tops
 from isae.analysis.layers.image_null import MaxNull

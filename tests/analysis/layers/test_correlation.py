@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isae.analysis.layers.codes import MAX, MEAN, Codes, Room, codes_from_dense, pool_codes
+from isae.analysis.codes import MAX, MEAN, Codes, Room, codes_from_dense, pool_codes
 from isae.analysis.layers.correlation import identity, inverse, score, top_correlations
 from isae.analysis.layers.image_null import shuffle_images
 from isae.analysis.layers.windows import pool_windows

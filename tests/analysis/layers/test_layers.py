@@ -16,9 +16,9 @@ from PIL import Image
 
 from isae.analysis import LayersConfig, analyze_layers
 from isae.analysis.cli import app
+from isae.analysis.codes import Room, pool_codes, read_codes
 from isae.analysis.layers import against
 from isae.analysis.layers.against import Drawn
-from isae.analysis.layers.codes import Room, pool_codes, read_codes
 from isae.analysis.layers.inputs import choose_images
 from isae.analysis.layers.summary import table_text
 from isae.analysis.layers.virtual_pairs import measure_paths

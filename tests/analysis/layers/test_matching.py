@@ -10,8 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import fisher_exact
 
 from isae.analysis.branches.shares import branch_shares, dominant
+from isae.analysis.codes import Codes, codes_from_dense
 from isae.analysis.layers.agreement import branch_agreement, halves, tied_matches
-from isae.analysis.layers.codes import Codes, codes_from_dense
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.correlation import Tops
 from isae.analysis.layers.image_null import exchangeable, fit_max_null, move_images, shuffle_images

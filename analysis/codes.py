@@ -27,9 +27,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from isae.analysis import code_loops
 from isae.analysis.activity import Encoder, row_batches
 from isae.analysis.arrays import F32, I32, I64
-from isae.analysis.layers import code_loops
 from isae.errors import DataError
 from isae.progress import QUIET, Reporter
 from isae.store import Store

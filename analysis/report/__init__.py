@@ -1,0 +1,1 @@
+"""`isae-analyze report`: static pages of every feature that open from disk."""

@@ -1,0 +1,1 @@
+"""`isae-analyze visualise`: patches of every feature, and pictures by optimisation."""
