@@ -38,7 +38,7 @@ def open_run(
     store that is missing or of other contents than the run's.
     """
     run = Path(run)
-    config, summary = _read_run(run)
+    config, summary = read_run(run)
     layer = str(config["layer"])
     opened = _open_store(run, config, summary, store)
     stored = opened.layer(layer)
@@ -62,7 +62,11 @@ def _layer_info(store: Store, layer: str) -> LayerInfo:
     return layer_table(model)[layer]
 
 
-def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A finished run's config.json and summary.json.
+
+    Raises RunError for a folder that is no run, or a run that did not finish.
+    """
     if not run.is_dir():
         raise RunError(
             f"expected the folder of a training run, found nothing at {run}; "
