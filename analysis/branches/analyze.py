@@ -87,7 +87,7 @@ def analyze_branches(
             summary["figures"] = []
             if config.figures:
                 reporter.say(f"{inputs.layer}: drawing figures and contact sheets")
-                _draw(folder, inputs, findings, activity, measures, source, summary)
+                _draw(folder, inputs, findings, activity, measures, config, source, summary)
         encoder_NC = inputs.sae.W_enc_ND.detach().cpu().double().numpy()
         summary.update(summarise_measures(measures, findings, encoder_NC, config.alike, stages))
         summary["seconds"] = round(time.monotonic() - started, 2)
@@ -148,13 +148,14 @@ def _draw(
     findings: Findings,
     activity: Activity,
     measures: Measures,
+    config: BranchesConfig,
     source: ImageSource | None,
     summary: dict[str, Any],
 ) -> None:
     (folder / "figures").mkdir()
     summary["figures"] = write_figures(findings, folder / "figures")
     summary["figures"] += write_measure_figures(findings, measures, folder / "figures")
-    if source is not None:
+    if source is not None and config.sheets:
         (folder / "sheets").mkdir()
         geometry = patch_geometry(inputs.info, int(inputs.store.manifest["size"]))
         cropper = Cropper(source, geometry.size)

@@ -65,6 +65,9 @@ def branches(
     figures: Annotated[
         bool, typer.Option(help="Draw figures and contact sheets.")
     ] = _DEFAULTS.figures,
+    sheets: Annotated[
+        bool, typer.Option(help="Draw contact sheets, where figures are drawn.")
+    ] = _DEFAULTS.sheets,
     batch_size: options.RowsAtOnceOption = _DEFAULTS.batch_size,
     device: options.DeviceOption = _DEFAULTS.device,
     seed: cli.SeedOption = 0,
@@ -89,6 +92,7 @@ def branches(
         reference_rows=reference_rows,
         alike=alike,
         figures=figures,
+        sheets=sheets,
         batch_size=batch_size,
         device=device,
         seed=seed,

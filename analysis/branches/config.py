@@ -21,6 +21,8 @@ class BranchesConfig:
     """Rows encoded at once: speed and memory, not results."""
     figures: bool = True
     """Draw figures and contact sheets."""
+    sheets: bool = True
+    """Draw contact sheets where figures are drawn; `visualise` has patches of every feature."""
     samples: int = 1000
     """Draws for a p-value that the saddlepoint formula cannot give."""
     heldout_rows: int = 16_384

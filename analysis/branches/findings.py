@@ -105,7 +105,9 @@ def relative(energy_NC: F64) -> F64:
     total_N1 = energy_NC.sum(axis=1, keepdims=True)
     unit_NC = np.divide(energy_NC, total_N1, out=np.zeros_like(energy_NC), where=total_N1 > 0)
     ranks_NC = rankdata(unit_NC, axis=0) if n else unit_NC
-    return np.asarray(chi2.ppf((ranks_NC - 0.5) / max(n, 1), df=1), dtype=np.float64)
+    # Mean ranks are halves: one quantile for each serves all entries.
+    quantiles = np.asarray(chi2.ppf((np.arange(2 * n + 1) / 2 - 0.5) / max(n, 1), df=1))
+    return np.asarray(quantiles[(2 * ranks_NC).astype(np.int64)], dtype=np.float64)
 
 
 def find(

@@ -52,7 +52,8 @@ class Ratio:
         low_N, high_N = (np.full(len(self.value_N), np.nan) for _ in LEVELS)
         enough_N = self.enough_N
         if enough_N.any() and self.draws_NT.shape[1]:
-            drawn = np.nanpercentile(self.draws_NT[enough_N], LEVELS, axis=1)
+            # A value that is finite has finite draws: its denominator is not 0.
+            drawn = np.percentile(self.draws_NT[enough_N], LEVELS, axis=1)
             low_N[enough_N], high_N[enough_N] = drawn
         return low_N, high_N
 

@@ -24,7 +24,9 @@ from isae.errors import unknown_name
 from isae.progress import Reporter
 
 ANALYSES = ("branches", "tuning", "curves", "layers", "stability")
-LATER = ("heldout_rows", "pictures", "reference_rows", "figures", "virtual_images", "device")
+LATER = (
+    "heldout_rows", "pictures", "reference_rows", "figures", "sheets", "virtual_images", "device",
+)  # fmt: skip
 """Options that SAEs of further seeds may have otherwise: what they govern is not done for them."""
 CURVE_LAYERS = ("mixed3a", "mixed3b", "mixed4a")
 """Where curve detectors are looked for: those of arXiv 2406.03662 end at mixed3b, one more."""
@@ -36,8 +38,9 @@ CURVE_LAYERS = ("mixed3a", "mixed3b", "mixed4a")
 
 def _branches_config(**keywords: Any) -> BranchesConfig:
     return BranchesConfig(
-        max_rows=150_000, heldout_rows=4096, pictures=64, spliced=16, reference_rows=512, **keywords
-    )
+        max_rows=150_000, heldout_rows=4096, pictures=64, spliced=16, reference_rows=512,
+        sheets=False, **keywords,
+    )  # fmt: skip
 
 
 def _curves_config(**keywords: Any) -> CurvesConfig:
