@@ -1,4 +1,4 @@
-"""`isae-bench`: what kernels, training steps and stores cost on this machine."""
+"""`isae-bench`: what kernels, training steps, stores and analyses cost on this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from isae.errors import ConfigError, KernelError
 from isae.files import write_json
 
 EXIT_FAILED_CHECK = 1
-app = new_app("Measure kernels, training steps and stores, against ceilings and peers.")
+app = new_app("Measure kernels, training steps, stores and analyses, against ceilings and peers.")
 
 WorkloadOption = Annotated[str, typer.Option(help="L, W, M, cpu or tiny.")]
 KernelOption = Annotated[str, typer.Option(help="auto, triton, cpu or reference.")]
@@ -237,6 +237,39 @@ def store(
     )
     _end(measured, out, as_json, lambda: store_table(measured))
     raise typer.Exit(EXIT_FAILED_CHECK if measured["failed"] else 0)
+
+
+@app.command()
+def analysis(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN [RUN2]", help="A finished run, or two of one store.")
+    ],
+    only: Annotated[
+        str, typer.Option(help="Analyses, comma-separated; default: all that the runs allow.")
+    ] = "",
+    store: Annotated[str | None, typer.Option(help="Where the runs' store is now.")] = None,
+    images: Annotated[str | None, typer.Option(help="Where its pictures are now.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Where the weights are now.")] = None,
+    most: Annotated[
+        int | None, typer.Option(min=4, help="Rows or images at full size; default: by analysis.")
+    ] = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Cost and memory of analyses at three numbers of features and of rows or images."""
+    from isae.benchmarks.analysis_cost import COSTED, analysis_table, bench_analysis
+
+    measured = bench_analysis(
+        runs,
+        analyses=_names(only) or tuple(COSTED),
+        store=store,
+        images=images,
+        weights=weights,
+        most=most,
+        note=reporter(quiet).say,
+    )
+    _end(measured, out, as_json, lambda: analysis_table(measured))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,0 +1,104 @@
+"""The cost of analyses: what growth says, runs cut to fewer features, what a process is charged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isae.benchmarks import analysis_cost
+from isae.benchmarks.analysis_cost import analysis_table, bench_analysis, cut_run, growth
+from isae.errors import ConfigError, RunError, UnknownNameError
+from isae.store import BuildConfig, build_store, open_store
+from isae.train import SAE
+
+LAYER, N, K = "mixed3a", 24, 4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run's folder around a random SAE."""
+    folder = tmp_path_factory.mktemp("cost")
+    build_store(
+        BuildConfig(images="synthetic:12", layers=(LAYER,), out=str(folder / "store"), size=64,
+                    workers=0, holdout=0.25, device="cpu", weights="random:0")
+    )  # fmt: skip
+    store = open_store(folder / "store")
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(N, store.layers[LAYER].channels)).astype(np.float32)
+    W /= np.linalg.norm(W, axis=1, keepdims=True)
+    mean_C = store.statistics(LAYER).mean_C.astype(np.float32)
+    parts = (W, rng.normal(size=N).astype(np.float32), W.copy(), mean_C)
+    SAE(*map(torch.from_numpy, parts), K).save(folder / "run" / "sae" / LAYER)
+    content = {"store_content_id": store.manifest["content_id"]}
+    config = {"store": str(store.path), "layer": LAYER, **content}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    (folder / "run" / "summary.json").write_text(json.dumps(content))
+    return folder / "run"
+
+
+def test_growth_is_one_for_a_line_and_two_for_a_square() -> None:
+    sizes = np.array([100.0, 200.0, 400.0])
+    assert growth(sizes, 7 + 0.3 * sizes) == pytest.approx(1)
+    assert growth(sizes, 7 + 0.3 * sizes**2) == pytest.approx(2)
+    assert np.isnan(growth(sizes, [3.0, 3.0, 3.0]))
+
+
+def test_a_cut_run_encodes_with_its_first_features(run: Path, tmp_path: Path) -> None:
+    whole = SAE.load(run / "sae" / LAYER)
+    cut = SAE.load(cut_run(run, 10, tmp_path / "cut") / "sae" / LAYER)
+    x_BD = torch.randn(7, whole.d, generator=torch.Generator().manual_seed(0))
+    values_BK, indices_BK = cut.encode(x_BD)
+    above_BN = (x_BD - whole.b_dec_D) @ whole.W_enc_ND[:10].T + whole.b_enc_N[:10]
+    wanted = above_BN.topk(K, dim=1)
+    assert cut.n == 10
+    assert torch.equal(indices_BK.sort(1).values, wanted.indices.sort(1).values)
+    expected = wanted.values.clamp(min=0).sort(1).values
+    assert torch.allclose(values_BK.sort(1).values, expected, atol=1e-5)
+
+
+def test_processor_time_and_memory_are_the_childs() -> None:
+    busy = "from time import process_time as t; x = b'x' * 200_000_000; e = t() + 0.4\n"
+    busy += "while t() < e: pass"
+    found = analysis_cost._measured([sys.executable, "-c", busy])
+    assert 0.4 <= found["processor_seconds"] < 5
+    assert 200 < found["peak_mb"] < 400
+
+
+def test_an_analysis_is_measured_at_three_sizes_of_both(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def measured(command: list[str]) -> dict[str, float]:
+        asked.append(command)
+        return {"seconds": 1.0, "processor_seconds": float(len(asked)), "peak_mb": 10.0}
+
+    monkeypatch.setattr(analysis_cost, "_measured", measured)
+    result = bench_analysis([run], analyses=("branches", "tuning", "layers"), most=16)
+    sizes = [(row["analysis"], row["axis"], row["size"]) for row in result["measured"]]
+    assert sizes == [
+        *(("branches", "features", n) for n in (6, 12, 24)),
+        *(("branches", "rows", n) for n in (4, 8, 16)),
+        *(("tuning", "features", n) for n in (6, 12, 24)),
+    ]
+    assert "--max-rows" in asked[3]
+    assert asked[3][asked[3].index("--max-rows") + 1] == "4"
+    assert list(result["left_out"]) == ["layers"]
+    text = analysis_table(result)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "layers: left out" in text
+
+
+def test_what_ends_badly_is_told_with_the_command(run: Path) -> None:
+    with pytest.raises(ConfigError, match="expected one run or two"):
+        bench_analysis([])
+    with pytest.raises(UnknownNameError, match="nonsense"):
+        bench_analysis([run], analyses=("nonsense",))
+    words = "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(RunError, match="exit code 3: no such thing"):
+        analysis_cost._measured([sys.executable, "-c", words, "x"])
