@@ -124,7 +124,7 @@ class Codes:
         return Columns(first_M, place_T, value_T)
 
     @cached_property
-    def _place_of_cell(self) -> I64:
+    def place_of_cell(self) -> I64:
         """Number of the place of each (image, cell), -1 where there is none -> int64 [I * G]."""
         cells = self.grid[0] * self.grid[1]
         found = np.full(self.images * cells, -1, dtype=np.int64)
@@ -144,7 +144,7 @@ class Codes:
             )
         cells = self.grid[0] * self.grid[1]
         partner_P = image_I[self.image_P]
-        found_P = other._place_of_cell[np.maximum(partner_P, 0) * cells + self.cell_P]
+        found_P = other.place_of_cell[np.maximum(partner_P, 0) * cells + self.cell_P]
         return np.where(partner_P >= 0, found_P, -1)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from isae.analysis.arrays import F64, I64, U8
+from isae.analysis.arrays import F64, I64, U8, Bools
 from isae.errors import ConfigError, DataError
 from isae.inception import LayerInfo, Network
 from isae.progress import QUIET, Reporter
@@ -163,8 +163,25 @@ def measure_energy(energy_HW: F64, centre: float, pictures: int) -> EffectiveFie
         last = min(int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))), len(held) - 1)
         sides.append(int(np.ceil(2 * distance_HW.ravel()[order[last]] + 1 - 1e-9)))
     centroid = float(energy_HW.sum(axis=0) @ middles), float(energy_HW.sum(axis=1) @ middles)
-    clipped = centre - sides[0] / 2 < -0.5 or centre + sides[0] / 2 > len(energy_HW) + 0.5
-    return EffectiveField(sides[0], sides[1], bool(clipped), centroid, energy_HW, pictures)
+    clipped = bool(reaches_out(np.array(centre), sides[0], len(energy_HW)))
+    return EffectiveField(sides[0], sides[1], clipped, centroid, energy_HW, pictures)
+
+
+def reaches_out(centre_G: F64, side: int, size: int) -> Bools:
+    """Whether squares of `side` about the centres reach over a picture's edges, along one axis.
+
+    Half a pixel is let pass: a centre may lie on a pixel or between two.
+    """
+    return (centre_G - side / 2 < -0.5) | (centre_G + side / 2 > size + 0.5)
+
+
+def padding_reaches(info: LayerInfo, size: int, side: int) -> Bools:
+    """Whether padding lies in the effective field of the cells along one axis -> bool [cells].
+
+    side: of the effective field. Padding in deeper layers is felt where the picture's edge is.
+    """
+    windows_G2 = np.array([info.window(cell, size) for cell in range(info.grid(size))])
+    return reaches_out(windows_G2.mean(axis=1), side, size)
 
 
 def noise_pictures(count: int, size: int, seed: int) -> U8:
