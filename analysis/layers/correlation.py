@@ -216,7 +216,7 @@ def _image_sums(
     )
     code_loops.products_by_image(
         mine.first_M, mine.place_T, mine.value_T, other_P, one.image_P,
-        two.start_Q, two.feature_E, two.value_E, first_X, second_X, ab_XI,
+        theirs.first_M, theirs.place_T, theirs.value_T, two.places, first_X, second_X, ab_XI,
     )  # fmt: skip
     return places_I, a_XI, aa_XI, b_XI, bb_XI, ab_XI
 
