@@ -4,6 +4,7 @@
 and figures; `find` gives the statistics of any decoder as arrays; `concentration_pvalues` is the
 null model alone.
 `make_stimuli` draws stimuli of known factors, `find_tuning` measures any units' answers to them.
+`analyze_visualise` cuts patches and makes pictures by optimisation.
 `analyze_stability` compares runs of other seeds; `spread` gives the numbers of summaries a spread.
 """
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from isae.analysis.tuning.config import TuningConfig
     from isae.analysis.tuning.findings import TuningFindings, find_tuning
     from isae.analysis.tuning.stimuli import StimulusPlan, StimulusSet, make_stimuli
+    from isae.analysis.visualise.analyze import analyze_visualise
+    from isae.analysis.visualise.config import VisualiseConfig
 
 __all__ = [
     "Activity",
@@ -45,11 +48,13 @@ __all__ = [
     "StimulusSet",
     "TuningConfig",
     "TuningFindings",
+    "VisualiseConfig",
     "analyze_branches",
     "analyze_curves",
     "analyze_layers",
     "analyze_stability",
     "analyze_tuning",
+    "analyze_visualise",
     "benjamini_hochberg",
     "branch_scores",
     "branch_shares",
@@ -76,11 +81,13 @@ __getattr__, __dir__ = lazy_names(
         "StimulusSet": "tuning.stimuli",
         "TuningConfig": "tuning.config",
         "TuningFindings": "tuning.findings",
+        "VisualiseConfig": "visualise.config",
         "analyze_branches": "branches.analyze",
         "analyze_curves": "curves.analyze",
         "analyze_layers": "layers.analyze",
         "analyze_stability": "stability.analyze",
         "analyze_tuning": "tuning.analyze",
+        "analyze_visualise": "visualise.analyze",
         "benjamini_hochberg": "multiple",
         "branch_scores": "branches.shares",
         "branch_shares": "branches.shares",

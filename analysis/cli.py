@@ -9,6 +9,7 @@ from isae.analysis.layers.command import layers
 from isae.analysis.stability.command import stability
 from isae.analysis.study.command import all_stages, prepare
 from isae.analysis.tuning.command import tuning
+from isae.analysis.visualise.command import visualise
 
 app = cli.new_app("Analyse trained SAEs: where their features lie in the network.")
 app.command()(branches)
@@ -16,6 +17,7 @@ app.command()(tuning)
 app.command()(layers)
 app.command()(curves)
 app.command()(stability)
+app.command()(visualise)
 app.command()(prepare)
 app.command(name="all")(all_stages)
 

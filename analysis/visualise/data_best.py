@@ -1,0 +1,80 @@
+"""The data's largest activation of what pictures drive, over a store's rows.
+
+The linear functions are cheap (rows x objectives), so they are taken on every row, those of
+held-out images too; a feature's code is its pre-activation where TopK keeps it, so its largest code
+is found among its rows of largest pre-activation, of which CANDIDATES are encoded. Where TopK keeps
+none of those, the answer is 0: nothing that the data drive so far up is kept.
+
+Legend: P objectives, B rows of a batch, C channels, M candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from isae.analysis.activity import row_batches
+from isae.analysis.arrays import F64
+from isae.analysis.inputs import RunInputs
+from isae.analysis.visualise.config import NEURON
+from isae.analysis.visualise.targets import Drives
+from isae.progress import QUIET, Reporter
+
+CANDIDATES = 16
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class DataBest:
+    """drive_P: largest value of each linear function; code_P: largest TopK code of the feature
+    (of neurons: drive_P again); rows: how many rows were read.
+    """
+
+    drive_P: F64
+    code_P: F64
+    rows: int
+
+
+def data_best(
+    inputs: RunInputs,
+    drives: Drives,
+    spans: list[tuple[int, int]],
+    *,
+    reporter: Reporter = QUIET,
+) -> DataBest:
+    """Read the rows of `spans` once."""
+    value_PM, x_PMC = _candidates(inputs, drives, spans, reporter)
+    drive_P = value_PM[:, 0].double().cpu().numpy()
+    code_P = drive_P.copy()
+    with torch.inference_mode():
+        for p, one in enumerate(drives.objectives):
+            if one.kind == NEURON:
+                continue
+            found_MK, index_MK = inputs.sae.encode(x_PMC[p])
+            code_P[p] = float(torch.where(index_MK == one.unit, found_MK, 0.0).max())
+    return DataBest(drive_P, code_P, sum(stop - start for start, stop in spans))
+
+
+def _candidates(
+    inputs: RunInputs, drives: Drives, spans: list[tuple[int, int]], reporter: Reporter
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each function's largest values, falling, and their rows -> [P, M], [P, M, C]."""
+    device, count = drives.weight_PC.device, len(drives.objectives)
+    total = sum(stop - start for start, stop in spans)
+    keep = min(CANDIDATES, total)
+    value_PM = torch.full((count, keep), -np.inf, device=device)
+    x_PMC = torch.zeros((count, keep, inputs.stored.channels), device=device)
+    label = f"{inputs.layer}: the data's largest"
+    with torch.inference_mode(), reporter.task(total, label, "rows") as meter:
+        for x, _ in row_batches(inputs.store, inputs.layer, spans, _ROWS_AT_ONCE):
+            x_BC = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
+            value_PB = drives.values(x_BC).T
+            new_PM, row_PM = value_PB.topk(min(keep, len(x_BC)), dim=1)
+            for p in torch.nonzero(new_PM[:, 0] > value_PM[:, -1]).flatten().tolist():
+                both = torch.cat([value_PM[p], new_PM[p]])
+                value_PM[p], order_M = both.topk(keep)
+                x_PMC[p] = torch.cat([x_PMC[p], x_BC[row_PM[p]]])[order_M]
+            meter.advance(len(x_BC))
+    return value_PM, x_PMC
