@@ -1,0 +1,128 @@
+"""What padding causes: the same places with the picture continued by its mirror image.
+
+A feature that fires near the border may like what lies there (sky at the top), or may answer to the
+zeros around the picture. So pictures are shown twice: as they are, and continued on all sides by
+their mirror images (edges repeated), wide enough that the padding moves out of the effective field
+and by a multiple of the layer's stride, so that every cell has a twin with the very same window. Of
+a feature's activity in the outermost ring of the map
+
+    kept = sum over the ring's places where it is active of min(twin, 2 x value) / sum of values,
+
+and a picture speaks for padding if less than half is kept in it. p is the sign test over pictures:
+the chance of at least so many in m throws of a fair coin.
+
+A feature that the mirrored content disturbs as much as padding is not told apart. Legend: N
+features, G ring cells, B pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom
+
+from isae.analysis.activity import Encoder
+from isae.analysis.arrays import F64, I64, U8
+from isae.analysis.label.names import border_cells
+from isae.inception import LayerInfo, Network
+from isae.progress import QUIET, Reporter
+
+_BATCH = 8
+_WIDEST = 96
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """kept_N: float64, the part of a feature's activity in the ring that stays (NaN: none there);
+    images_N: int64, pictures in which it is active there; lost_N: those that keep less than half.
+    """
+
+    kept_N: F64
+    images_N: I64
+    lost_N: I64
+
+    def p(self, least: int) -> F64:
+        """The p of the sign test, float64 [N]; NaN for features active in fewer than `least`."""
+        p_N = binom.sf(self.lost_N - 1, np.maximum(self.images_N, 1), 0.5)
+        return np.where(self.images_N >= least, p_N, np.nan)
+
+
+def margin(info: LayerInfo, size: int, field: int) -> int | None:
+    """Pixels to add on each side: half of the effective field `field` or more, at most 96 or
+    `size`; None where no such number keeps the cells in step with those of the plain picture.
+    """
+    cells = info.grid(size)
+    for added in range(info.stride, min(_WIDEST, size) + 1, info.stride):
+        shift = added // info.stride
+        wide = size + 2 * added
+        in_step = info.grid(wide) >= cells + shift and all(
+            info.window(cell + shift, wide)[0] == info.window(cell, size)[0] + added
+            for cell in range(cells)
+        )
+        wide_enough = added >= field / 2 or added + info.stride > min(_WIDEST, size)
+        if in_step and wide_enough:
+            return added
+    return None
+
+
+def mirrored_border(
+    network: Network,
+    sae: Encoder,
+    layer: str,
+    pictures_BHW3: U8,
+    added: int,
+    stride: int,
+    *,
+    reporter: Reporter = QUIET,
+) -> Mirrored:
+    """Measure what of each feature's activity in the ring stays. added: see `margin`."""
+    sums_2N = np.zeros((2, sae.n))
+    images_N, lost_N = np.zeros(sae.n, dtype=np.int64), np.zeros(sae.n, dtype=np.int64)
+    total = len(pictures_BHW3)
+    with torch.inference_mode(), reporter.task(total, f"{layer}: padding", "pictures") as meter:
+        for first in range(0, total, _BATCH):
+            batch = pictures_BHW3[first : first + _BATCH]
+            wide = np.pad(batch, ((0, 0), (added, added), (added, added), (0, 0)), "symmetric")
+            plain, twins = (_map(network, layer, one) for one in (batch, wide))
+            height, width = plain.shape[1:3]
+            shift = added // stride
+            twins = twins[:, shift : shift + height, shift : shift + width]
+            ring = np.flatnonzero(border_cells((height, width)))
+            for number in range(len(batch)):
+                value_GN, twin_GN = (
+                    _dense(sae, one[number].reshape(height * width, -1)[ring])
+                    for one in (plain, twins)
+                )
+                twin_GN = np.where(value_GN > 0, np.minimum(twin_GN, 2 * value_GN), 0.0)
+                value_N, twin_N = value_GN.sum(axis=0), twin_GN.sum(axis=0)
+                sums_2N += value_N, twin_N
+                images_N += value_N > 0
+                lost_N += twin_N < value_N / 2
+            meter.advance(len(batch))
+    kept_N = np.full(sae.n, np.nan)
+    np.divide(sums_2N[1], sums_2N[0], out=kept_N, where=sums_2N[0] > 0)
+    return Mirrored(kept_N, images_N, lost_N)
+
+
+def _map(network: Network, layer: str, pictures: U8) -> Any:
+    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    found = network.activations(pixels.to(network.device), [layer])[layer]
+    return found.permute(0, 2, 3, 1)
+
+
+def _dense(sae: Encoder, rows_GC: torch.Tensor) -> F64:
+    """The codes of rows, as float64 [G, N]."""
+    value_GK, index_GK = (one.cpu().numpy() for one in sae.encode(rows_GC.contiguous()))
+    dense_GN = np.zeros((len(value_GK), sae.n))
+    np.put_along_axis(dense_GN, index_GK.astype(np.int64), value_GK.astype(np.float64), axis=1)
+    return np.maximum(dense_GN, 0.0)
+
+
+def no_padding_test(features: int) -> Mirrored:
+    """What stands for a test that was not made."""
+    none: Sequence[int] = [0] * features
+    return Mirrored(np.full(features, np.nan), np.array(none), np.array(none))
