@@ -6,6 +6,7 @@ null model alone.
 `make_stimuli` draws stimuli of known factors, `find_tuning` measures any units' answers to them.
 `analyze_visualise` cuts patches and makes pictures by optimisation.
 `analyze_stability` compares runs of other seeds; `spread` gives the numbers of summaries a spread.
+`write_report` writes pages of every feature that open from disk.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from isae.analysis.layers.analyze import analyze_layers
     from isae.analysis.layers.config import LayersConfig
     from isae.analysis.multiple import benjamini_hochberg
+    from isae.analysis.report.analyze import write_report
+    from isae.analysis.report.config import ReportConfig
     from isae.analysis.stability.analyze import analyze_stability
     from isae.analysis.stability.config import StabilityConfig
     from isae.analysis.stability.spread import spread, spread_text
@@ -43,6 +46,7 @@ __all__ = [
     "CurvesConfig",
     "Findings",
     "LayersConfig",
+    "ReportConfig",
     "StabilityConfig",
     "StimulusPlan",
     "StimulusSet",
@@ -66,6 +70,7 @@ __all__ = [
     "read_activity",
     "spread",
     "spread_text",
+    "write_report",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -76,6 +81,7 @@ __getattr__, __dir__ = lazy_names(
         "CurvesConfig": "curves.config",
         "Findings": "branches.findings",
         "LayersConfig": "layers.config",
+        "ReportConfig": "report.config",
         "StabilityConfig": "stability.config",
         "StimulusPlan": "tuning.stimuli",
         "StimulusSet": "tuning.stimuli",
@@ -99,5 +105,6 @@ __getattr__, __dir__ = lazy_names(
         "read_activity": "activity",
         "spread": "stability.spread",
         "spread_text": "stability.spread",
+        "write_report": "report.analyze",
     },
 )

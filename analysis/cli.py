@@ -6,6 +6,7 @@ from isae import cli
 from isae.analysis.branches.command import branches
 from isae.analysis.curves.command import curves
 from isae.analysis.layers.command import layers
+from isae.analysis.report.command import report
 from isae.analysis.stability.command import stability
 from isae.analysis.study.command import all_stages, prepare
 from isae.analysis.tuning.command import tuning
@@ -20,6 +21,7 @@ app.command()(stability)
 app.command()(visualise)
 app.command()(prepare)
 app.command(name="all")(all_stages)
+app.command()(report)
 
 
 def main() -> None:

@@ -100,7 +100,11 @@ def script_text(name: str, value: Any) -> str:
     name that is no safe relative path, or for a key '__proto__', which is no plain key in a script.
     """
     _check_name(name)
-    body = json.dumps(_plain(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    body = _json(value)
+    if '"__proto__":' in body:
+        raise DataError(
+            "expected plain keys, found '__proto__'; this is a defect of isae: please report it"
+        )
     body = body.replace("<", "\\u003c").replace(">", "\\u003e")
     return f"isae.take({json.dumps(name)},{body});\n"
 
@@ -125,6 +129,14 @@ def _check_name(name: str) -> None:
         )
 
 
+def _json(value: Any) -> str:
+    """ASCII JSON; most values are plain as they are, and walking through them takes long."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError):
+        return json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
+
+
 def _plain(value: Any) -> Any:
     """The same with NaN and infinity as None, NumPy's numbers and arrays as Python's."""
     if isinstance(value, np.ndarray | np.generic):
@@ -132,10 +144,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        if "__proto__" in value:
-            raise DataError(
-                "expected plain keys, found '__proto__'; this is a defect of isae: please report it"
-            )
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]

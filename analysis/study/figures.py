@@ -23,10 +23,15 @@ def write_figures(verdicts: Rows, folder: Path) -> list[str]:
     numbers = dict.fromkeys((key.analysis, key.number) for key, _ in verdicts)
     for analysis, number in numbers:
         rows = [row for row in verdicts if (row[0].analysis, row[0].number) == (analysis, number)]
-        name = "_".join("".join(c if c.isalnum() else " " for c in f"{analysis} {number}").split())
+        name = figure_stem(analysis, number)
         _one(rows, analysis, number, folder / name)
         names.append(name)
     return names
+
+
+def figure_stem(analysis: str, number: str) -> str:
+    """File name without suffix of the figure of a headline number."""
+    return "_".join("".join(c if c.isalnum() else " " for c in f"{analysis} {number}").split())
 
 
 def _one(rows: Rows, analysis: str, number: str, stem: Path) -> None:

@@ -1,0 +1,151 @@
+"""The tables that the analyses of one run wrote, read once and lined up by feature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from isae.analysis.arrays import F64, I64
+from isae.analysis.report.sources import Source
+from isae.analysis.report.summaries import read_summary, same_place
+from isae.errors import DataError
+
+ANALYSES = ("branches", "tuning", "curves", "layers", "stability", "label", "visualise")
+"""What a page of a feature shows, each made by the command of its name."""
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """One row per feature, in order; features that a table leaves out are null.
+
+    row_N: row of the table of each feature, -1 for none.
+    """
+
+    table: pa.Table
+    row_N: I64
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the table has such a column."""
+        return name in self.table.column_names
+
+    def numbers(self, name: str) -> F64:
+        """A column as float64 [N]; NaN where null or absent, infinity as NaN too."""
+        found_N = np.full(len(self.row_N), np.nan)
+        if name not in self:
+            return found_N
+        column = pc.cast(self.table[name], pa.float64())
+        values = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        has = self.row_N >= 0
+        found_N[has] = values[self.row_N[has]]
+        found_N[~np.isfinite(found_N)] = np.nan
+        return found_N
+
+    def texts(self, name: str) -> list[str | None]:
+        """A column as texts, None where null or absent."""
+        if name not in self:
+            return [None] * len(self.row_N)
+        values = self.table[name].to_pylist()
+        return [None if row < 0 or values[row] is None else str(values[row]) for row in self.row_N]
+
+    def flags(self, name: str) -> list[str | None]:
+        """A column of truth values as 'yes' and 'no', None where null or absent."""
+        words = {1.0: "yes", 0.0: "no"}
+        return [words.get(value) for value in self.numbers(name).tolist()]
+
+
+class RunTables:
+    """What is there of one run's analyses. `features`: how many the SAE has."""
+
+    def __init__(self, source: Source, features: int) -> None:
+        self.source, self.features = source, features
+        self._tables: dict[tuple[str, str], pa.Table | None] = {}
+
+    @cached_property
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """summary.json of every analysis that is there."""
+        found = {}
+        for name in ANALYSES:
+            summary = read_summary(self.source.analysis(name))
+            if summary is not None and self._is_of(name, summary):
+                found[name] = summary
+        return found
+
+    def has(self, analysis: str) -> bool:
+        """Whether an analysis is there."""
+        return analysis in self.summaries
+
+    def table(self, analysis: str, name: str) -> pa.Table | None:
+        """ANALYSIS/NAME.parquet, or None where the analysis or the table is not there."""
+        if (analysis, name) not in self._tables:
+            path = self.source.analysis(analysis) / f"{name}.parquet"
+            there = self.has(analysis) and path.is_file()
+            self._tables[analysis, name] = _read_table(path) if there else None
+        return self._tables[analysis, name]
+
+    def by_feature(self, analysis: str, name: str) -> FeatureTable | None:
+        """A table of one row a feature, lined up. Raises DataError for other numbers than 0 to N-1.
+
+        Of the comparison of seeds: the rows of this run.
+        """
+        table = self.table(analysis, name)
+        if table is None:
+            return None
+        if analysis == "stability":
+            table = table.filter(pc.field("run") == self.stability_run)
+        return lined_up(table, self.features, self.source.analysis(analysis) / name)
+
+    def forget(self) -> None:
+        """Let go of the tables that were read."""
+        self._tables.clear()
+
+    @cached_property
+    def stability_run(self) -> int:
+        """The run's place among the runs that the comparison of seeds is of, -1 for none."""
+        runs = self.summaries.get("stability", {}).get("runs", [])
+        here = [i for i, one in enumerate(runs) if same_place(one.get("run"), self.source.run)]
+        seeds = [i for i, one in enumerate(runs) if one.get("seed") == self.source.seed]
+        chosen = here or seeds
+        return chosen[0] if len(chosen) == 1 else -1
+
+    def _is_of(self, name: str, summary: Mapping[str, Any]) -> bool:
+        """Whether a comparison of layers is of this layer; the other folders are the run's own."""
+        if name == "layers":
+            return self.source.layer in summary.get("layers", {})
+        if name == "stability":
+            return bool(summary.get("layer") == self.source.layer)
+        return True
+
+
+def lined_up(table: pa.Table, features: int, where: Path) -> FeatureTable:
+    """A table with the column 'feature', at most one row of each -> FeatureTable.
+
+    Raises DataError for numbers outside 0 to features - 1, and for a feature that comes twice.
+    """
+    number = table["feature"].to_numpy().astype(np.int64)
+    row_N = np.full(features, -1, dtype=np.int64)
+    inside = (number >= 0) & (number < features)
+    if not inside.all() or len(np.unique(number)) < len(number):
+        raise DataError(
+            f"expected features 0 to {features - 1:,} at most once each in {where}, found others; "
+            "the analysis is of another run: make it again with --overwrite"
+        )
+    row_N[number] = np.arange(len(number))
+    return FeatureTable(table, row_N)
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"expected a Parquet table in {path}, found damage ({error}); make the analysis again "
+            "with --overwrite"
+        ) from error
