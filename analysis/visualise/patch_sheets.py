@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from isae.inception import Network
 from isae.progress import QUIET, Reporter
 from isae.store.images_table import HOLDOUT
 
+_LAST = "patches"
 NOTES = (
     "top: the largest values at the places read, at most one an image, of training and of held-out "
     "images apart: the SAE and mostly the network saw the former; range: one drawn of each bin of "
@@ -69,8 +71,10 @@ def write_patches(
 
     source: the store's pictures; without them no sheets are written, and the effective field is
     measured on noise. network: the store's, where it is open already (default: opened as
-    recorded). Codes and scaled pictures lie in a folder of their own meanwhile: about 16 bytes
-    times k for each row read, and a picture in the scale of tiles for each image shown.
+    recorded). Whatever an earlier call wrote is replaced; patches.parquet is written last, so that
+    what a kill leaves has none. Codes and scaled pictures lie in a folder of their own meanwhile:
+    about 16 bytes times k for each row read, and a picture in the scale of tiles for each image
+    shown.
 
     Raises StoreError or WeightsError where the network is not the store's, DataError where codes
     are not finite or the disk is full.
@@ -94,25 +98,34 @@ def write_patches(
         clock.stop("codes")
         patches = collect_patches(codes, held_out_I, geometry, config, reporter)
         clock.stop("choice")
+        _make_way(folder)
         shown_I, sheets = _draw(
             source, codes, patches, images_I, geometry, config, folder, reporter, clock
         )
     finally:
         room.clear()
+    densities = densities_table(patches, codes.places, len(images_I))
+    write_table(densities, folder / "densities", csv=False)
     table = patches_table(
         patches, codes, inputs.store.images, images_I, shown_I, geometry, border_G, config
     )
-    write_table(table, folder / "patches", csv=False)
-    densities = densities_table(patches, codes.places, len(images_I))
-    write_table(densities, folder / "densities", csv=False)
+    write_table(table, folder / _LAST, csv=False)
     clock.stop("tables")
     return {
         **_counts(patches, codes, held_out_I, shown_I, config),
+        "tile": config.tile,
+        "tiles": len(config.columns),
         **sheets,
         "place": {**_describe_place(geometry, field, border_G), "measured_on": about},
         "notes": list(NOTES),
         "seconds": clock.seconds,
     }
+
+
+def _make_way(folder: Path) -> None:
+    """Remove what an earlier call wrote, that which is written last first."""
+    (folder / _LAST).with_suffix(".parquet").unlink(missing_ok=True)
+    shutil.rmtree(folder / "sheets", ignore_errors=True)
 
 
 class _Clock:
@@ -177,8 +190,6 @@ def _draw(
         "sheets": {
             "count": -(-codes.features // FEATURES_PER_SHEET),
             "features_per_sheet": FEATURES_PER_SHEET,
-            "tile": config.tile,
-            "tiles": len(config.columns),
             "bytes": written,
             "pictures": len(pictures.pixels_JSS3),
             "unreadable": _unreadable(pictures),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 from isae.analysis import TuningConfig, analyze_tuning
@@ -18,14 +18,13 @@ from isae.analysis.tuning.summary import tuning_text
 from isae.errors import ConfigError, RunError
 from isae.progress import Reporter
 from isae.store import BuildConfig, build_store, open_store
-from isae.train import SAE
 
 LAYER, N, K, DEAD = "mixed3a", 40, 6, 4
 OPTIONS = ["--directions", "8", "--colours", "grey", "--pictures", "3"]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, random_run: Callable[..., Path]) -> Path:
     """A finished run's folder around an SAE with random rows and dead features."""
     folder = tmp_path_factory.mktemp("tuning")
     build_store(
@@ -34,21 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             size=48, workers=0, holdout=0.4, seed=2, device="cpu",
         )
     )  # fmt: skip
-    store = open_store(folder / "store")
-    rng = np.random.default_rng(1)
-    W = rng.normal(size=(N, store.layers[LAYER].channels)).astype(np.float32)
-    W /= np.linalg.norm(W, axis=1, keepdims=True)
-    bias = np.zeros(N, dtype=np.float32)
-    bias[-DEAD:] = -1e6
-    mean_C = store.statistics(LAYER).mean_C.astype(np.float32)
-    SAE(*(torch.from_numpy(part) for part in (W, bias, W.copy(), mean_C)), K).save(
-        folder / "run" / "sae" / LAYER
-    )
-    content = {"store_content_id": store.manifest["content_id"]}
-    config = {"store": str(store.path), "layer": LAYER} | content
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    (folder / "run" / "summary.json").write_text(json.dumps(content))
-    return folder / "run"
+    return random_run(folder, LAYER, N, K, DEAD)
 
 
 @pytest.fixture(scope="module")

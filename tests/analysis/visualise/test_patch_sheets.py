@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 from isae.analysis.inputs import RunInputs, open_run
@@ -18,7 +18,7 @@ from isae.analysis.visualise.patch_sheets import write_patches
 from isae.errors import DataError
 from isae.images import ImageSource, open_source, resize_crop
 from isae.progress import QUIET
-from isae.store import BuildConfig, build_store, open_store
+from isae.store import BuildConfig, build_store
 from isae.train import SAE
 
 LAYER, SIZE, GRID, N, K, DEAD, TILE = "mixed3a", 64, 8, 70, 6, 4, 16
@@ -41,7 +41,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inputs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
+def inputs(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory, random_run: Callable[..., Path]
+) -> RunInputs:
     """A finished run's folder around an SAE with random rows and dead features."""
     folder = tmp_path_factory.mktemp("run")
     build_store(
@@ -50,20 +52,7 @@ def inputs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> RunInputs:
             holdout=0.3, seed=2, device="cpu", max_bad=1,
         )
     )  # fmt: skip
-    store, rng = open_store(folder / "store"), np.random.default_rng(1)
-    W = rng.normal(size=(N, store.layers[LAYER].channels)).astype(np.float32)
-    W /= np.linalg.norm(W, axis=1, keepdims=True)
-    bias = np.zeros(N, dtype=np.float32)
-    bias[-DEAD:] = -1e6
-    mean_C = store.statistics(LAYER).mean_C.astype(np.float32)
-    SAE(*(torch.from_numpy(part) for part in (W, bias, W.copy(), mean_C)), K).save(
-        folder / "run" / "sae" / LAYER
-    )
-    content = {"store_content_id": store.manifest["content_id"]}
-    config = {"store": str(store.path), "layer": LAYER} | content
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    (folder / "run" / "summary.json").write_text(json.dumps(content))
-    return open_run(folder / "run")
+    return open_run(random_run(folder, LAYER, N, K, DEAD))
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +168,7 @@ def test_tiles_show_the_patches(
     rows: list[dict], said: dict, folder: Path, source: ImageSource
 ) -> None:
     sheets = [Image.open(folder / "sheets" / f"{number}.jpg") for number in (0, 1)]
-    tiles = said["sheets"]["tiles"]
+    tiles = said["tiles"]
     assert [sheet.size for sheet in sheets] == [
         (tiles * TILE, rows * TILE) for rows in (64, N - 64)
     ]
@@ -255,6 +244,8 @@ def test_neither_threads_nor_batches_change_a_file(
 def test_without_pictures_there_are_tables_but_no_sheets(
     inputs: RunInputs, tmp_path: Path, rows: list[dict]
 ) -> None:
+    (tmp_path / "sheets").mkdir()
+    (tmp_path / "sheets" / "0.jpg").write_bytes(b"of an earlier call")
     said = write_patches(inputs, None, tmp_path, CONFIG, QUIET)
     assert said["sheets"] is None
     assert said["place"]["measured_on"]["kind"].startswith("noise")
@@ -288,4 +279,21 @@ def test_what_lies_between_is_removed_after_an_error(
     broken.W_enc_ND[0, 0] = float("nan")
     with pytest.raises(DataError, match="finite"):
         write_patches(dataclasses.replace(inputs, sae=broken), source, tmp_path, CONFIG, QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_there_is_replaced_and_a_kill_leaves_no_table(
+    inputs: RunInputs, source: ImageSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sheets").mkdir()
+    for name in ("patches.parquet", "sheets/9.jpg"):
+        (tmp_path / name).write_bytes(b"of an earlier call")
+    full = OSError(28, "No space left on device")
+
+    def no_room(*args: object, **options: object) -> int:
+        raise full
+
+    monkeypatch.setattr("isae.analysis.visualise.patch_sheets.write_tile_sheets", no_room)
+    with pytest.raises(OSError, match="No space"):
+        write_patches(inputs, source, tmp_path, CONFIG, QUIET)
     assert not list(tmp_path.iterdir())
