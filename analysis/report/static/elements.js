@@ -55,9 +55,14 @@
     };
   };
 
+  const NUMBER = /^[-−+≥≤]?[\d.,]+(e[-−+]?\d+)?( ?%)?$/;
+  const isNumber = (value) => typeof value === "number" ||
+    (typeof value === "string" && NUMBER.test(value));
+
   /** A table of texts and elements; numbers stand at the right. */
   isae.plainTable = (caption, columns, rows, attributes) => {
-    const numeric = columns.map((_, at) => rows.some((row) => typeof row[at] === "number"));
+    const numeric = columns.map((_, at) => rows.some((row) => isNumber(row[at])) &&
+      rows.every((row) => isNumber(row[at]) || row[at] === null || /^[-–]?$/.test(row[at])));
     const cell = (value, at) => isae.h(at === 0 ? "th" : "td", {
       scope: at === 0 ? "row" : null, class: numeric[at] ? "number" : null,
     }, typeof value === "number" ? isae.number(value) : value ?? "–");

@@ -53,7 +53,18 @@
     return box;
   }
 
-  /** Between the 2 % and the 98 % quantile; logarithmic where these are 100 times apart. */
+  /**
+   * From the 2 % to the 98 % quantile of rising numbers. Logarithmic, and of the positive ones,
+   * where none is negative and the two are 100 times apart; zeros then have the lowest colour.
+   */
+  function span98(values) {
+    const at = (list, part) => list[Math.round(part * (list.length - 1))];
+    const positive = values.subarray(values.findIndex((value) => value > 0));
+    const log = values[0] >= 0 && positive[0] > 0 && at(positive, 0.98) / at(positive, 0.02) > 100;
+    const list = log ? positive : values;
+    return { low: at(list, 0.02), high: at(list, 0.98), log };
+  }
+
   function byNumber(table, column) {
     const values = column.values.filter((value) => !Number.isNaN(value)).sort();
     const rgb = new Uint8Array(3 * table.length);
@@ -62,9 +73,7 @@
       for (let row = 0; row < table.length; row++) rgb.set(rest, 3 * row);
       return { rgb, element: isae.absent("No feature has a value here.") };
     }
-    const low = values[Math.floor(0.02 * (values.length - 1))];
-    const high = values[Math.ceil(0.98 * (values.length - 1))];
-    const log = low > 0 && high / low > 100;
+    const { low, high, log } = span98(values);
     const turn = log ? Math.log : (value) => value;
     const span = turn(high) - turn(low) || 1;
     const scale = Array.from({ length: 256 }, (_, at) => isae.rgb(isae.scaleColour(at / 255)));
@@ -86,7 +95,7 @@
       h("p", { class: "ramp-ends" }, h("span", {}, "≤ " + isae.number(low)),
         h("span", {}, isae.number(middle)), h("span", {}, "≥ " + isae.number(high))),
       h("p", { class: "note" }, column.help ? column.help.replace(/\.?$/, ". ") : "",
-        log ? "Logarithmic, " : "", "from the 2 % to the 98 % quantile.",
+        `Colours run from the 2 % to the 98 % quantile${log ? ", logarithmically" : ""}.`,
         without ? ` Grey: ${isae.many(without, "feature")} without a value.` : ""));
   }
 })();

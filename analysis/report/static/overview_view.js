@@ -3,7 +3,7 @@
 (() => {
   const h = (...given) => isae.h(...given);
   const PARTS = [["patches", "Patches"], ["pictures", "Pictures"], ["labels", "Labels"], ["branches", "Branches"],
-    ["causal", "Causal"], ["tuning", "Tuning"], ["matches", "Matches"]];
+    ["tuning", "Tuning"], ["curves", "Curves"], ["matches", "Matches"], ["stability", "Seeds"]];
 
   function finding(one, at) {
     const id = "finding-" + at;
@@ -23,7 +23,7 @@
     const known = PARTS.filter(([part]) => layers.some((layer) => layer.has && part in layer.has));
     const rows = layers.map((layer) => [
       h("a", { href: isae.formatAddress("features", [], { layer: layer.name }) }, layer.name),
-      layer.grid ?? null, layer.channels ?? null,
+      layer.grid ? [layer.grid].flat().join(" × ") : null, layer.channels ?? null,
       (layer.branches || []).map((branch) => `${branch.name} ${branch.channels}`).join(", ") || null,
       layer.features, layer.dead ?? null,
       ...known.map(([part]) => (layer.has?.[part] === true ? "yes" : h("span", {
@@ -33,15 +33,29 @@
       ...known.map(([, title]) => title)], rows, { class: "layers" });
   }
 
+  /** Names and what they are; lists and names within names below each other. */
   function facts(pairs) {
-    return h("dl", { class: "made" }, pairs.map(([title, value]) => [h("dt", {}, title),
-      h("dd", {}, typeof value === "number" ? isae.number(value)
-        : typeof value === "object" && value !== null ? JSON.stringify(value) : value ?? "–")]));
+    return h("dl", { class: "made" }, pairs.map(([title, value]) => [h("dt", {}, title), h("dd", {}, fact(value))]));
   }
 
+  function fact(value) {
+    if (value === null || value === undefined || value === "") return "–";
+    if (typeof value === "number") return isae.number(value);
+    if (Array.isArray(value)) return value.length ? value.map((one) => h("div", {}, fact(one))) : "–";
+    return typeof value === "object" ? facts(Object.entries(value)) : String(value);
+  }
+
+  /** What the report says is missing, and what the layers lack besides. */
   function missing(overview) {
-    const said = (overview.missing || []).map((one) => h("li", {}, one.what, one.how ? " " : null,
+    const said = (overview.missing || []).map((one) => h("li", {}, one.what, one.how ? ": " : null,
       one.how ? h("code", {}, one.how) : null));
+    if (!said.length) {
+      for (const [part, title] of PARTS) {
+        const without = overview.layers.filter((layer) => layer.has?.[part] === false);
+        if (without.length) said.push(h("li", {}, `${title}: not of ${without.map((one) => one.name).join(", ")}`));
+      }
+      if (overview.map === false) said.push(h("li", {}, "The map of features"));
+    }
     for (const layer of overview.layers) {
       const reasons = PARTS.map(([part]) => layer.has?.[part]).filter((why) => typeof why === "string");
       for (const why of new Set(reasons)) said.push(h("li", {}, `${layer.name}: ${why}`));
@@ -59,7 +73,7 @@
         h("h1", { tabindex: "-1" }, overview.title),
         h("p", { class: "lead" }, `${isae.many(features, "feature")} of ${isae.many(overview.layers.length, "layer")}`,
           dead ? `, ${isae.count(dead)} of them never active` : "", ". ",
-          h("a", { href: "#/map" }, "See them on a map"), " or ",
+          "See them ", overview.map === false ? null : [h("a", { href: "#/map" }, "on a map"), " or "],
           h("a", { href: "#/features" }, "in a table"), "."),
         part("findings", "Findings", overview.findings?.length
           ? h("div", { class: "findings" }, overview.findings.map(finding))

@@ -28,6 +28,9 @@
 
   /** The patches of a feature by group; `heat`: whether values are drawn over them. */
   isae.patches = (patches, heat) => {
+    if (!patches.sheet || !patches.tile) {
+      return isae.absent("The places are known, but their pictures were not cut: the pictures of the store were not found when the patches were made.");
+    }
     const drawn = [];
     const parts = GROUPS.map(([group, title, text]) => {
       const entries = patches.entries.filter((entry) => entry.group === group);

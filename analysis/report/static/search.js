@@ -79,7 +79,10 @@
     field.addEventListener("input", show);
     field.addEventListener("blur", close);
     field.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") close();
+      if (event.key === "Escape") {
+        if (!list.hidden) event.preventDefault(); // the first one keeps the text
+        close();
+      }
       else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
         if (list.hidden) show();
         const step = event.key === "ArrowDown" ? 1 : -1;

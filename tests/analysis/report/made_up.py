@@ -1,4 +1,4 @@
-"""Reports of made-up features, written as `isae-analyze report` writes them, for tests of the pages.
+"""Reports of made-up features, as `isae-analyze report` writes them, for tests of the pages.
 
 Everything is drawn from a seed; what a page should show is given back beside the files.
 """
@@ -21,7 +21,7 @@ LABELS = ("", "tabby cat", "dog, snout", "orientation 45°", "curve", "blue", "u
 TAXONOMIES = ("unexplained", "class", "superclass", "orientation", "curvature", "colour", "dead")
 TILE, TILES = 48, 14
 GROUPS = ("top",) * 6 + ("range",) * 4 + ("random",) * 2 + ("anywhere",) * 2
-SMALL = {"mixed3a": 300, "mixed4c": 500, "mixed5b": 130}
+SMALL = {"mixed3a": 150, "mixed4c": 190, "mixed5b": 130}
 LARGE = {
     "mixed3a": 4096, "mixed3b": 8192, "mixed4a": 8192, "mixed4b": 8192, "mixed4c": 8192,
     "mixed4d": 8448, "mixed4e": 13312, "mixed5a": 14992, "mixed5b": 16384,
@@ -49,7 +49,7 @@ def build(
     folder: Path,
     layers: dict[str, int],
     *,
-    blocks: int = 1,
+    blocks: int = 3,
     extra: int = 0,
     texts: tuple[str, ...] = LABELS,
     without: tuple[str, ...] = (),
@@ -198,7 +198,8 @@ def _page(
         "pictures": [{"file": f"pictures/{layer}/made up.png", "kind": "feature", "branch": None,
                       "reached": 12.0, "best": 8.0}],
         "density": {"rate": drawn["rate"], "mean": 1.5, "max": drawn["max"],
-                    "edges": np.linspace(0, 8, 17), "counts": (2000 * 0.6 ** np.arange(16)).astype(int)},
+                    "edges": np.linspace(0, 8, 17),
+                    "counts": (2000 * 0.6 ** np.arange(16)).astype(int)},
     }  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def _overview(report: MadeUp, without: tuple[str, ...]) -> dict[str, Any]:
     return {
         "title": "Made-up features",
         "made_of": {"network": "none", "seed": 0, "isae": "0.1.0"},
-        "images": [{"title": "labels", "text": "400 made-up images, half of them to choose names on"}],
+        "images": [{"title": "labels", "text": "400 images, half of them to choose names on"}],
         "layers": [
             {
                 "name": layer, "features": features, "grid": 14, "channels": 512,
@@ -230,7 +231,7 @@ def _overview(report: MadeUp, without: tuple[str, ...]) -> dict[str, Any]:
         ],
         "findings": [
             {
-                "title": "Features lie in branches", "text": "More than channels dealt at random give.",
+                "title": "Features lie in branches", "text": "More than dealt at random.",
                 "table": {
                     "columns": ["Layer", "Share", {"title": "Chance", "help": "of shuffled images"},
                                 {"title": "q", "help": "false-discovery rate"}],
@@ -238,7 +239,7 @@ def _overview(report: MadeUp, without: tuple[str, ...]) -> dict[str, Any]:
                 },
                 "links": [{"title": "Those in 5x5", "address": "#/features?is.branch=5x5"}],
             },
-            {"title": "Labels beyond chance", "text": "Scored on images that no name was chosen on.",
+            {"title": "Labels beyond chance", "text": "Scored on images no name is of.",
              "table": {"columns": ["Layer", "Named", "By shuffled images"],
                        "rows": [[layer, 212, 14] for layer in report.layers]}},
         ],

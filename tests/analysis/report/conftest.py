@@ -1,0 +1,158 @@
+"""A browser for the pages of reports, and reports for it.
+
+With ISAE_BROWSER=required, which continuous integration sets, a missing browser is a failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+
+NAMES = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
+    "microsoft-edge",
+)  # fmt: skip
+
+
+def find_chromium(playwright: Playwright) -> str | None:
+    """A Chromium of the system, else the one that Playwright brought along, else None."""
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    own = playwright.chromium.executable_path
+    return own if Path(own).exists() else None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of a file."""
+    with sync_playwright() as playwright:
+        path = find_chromium(playwright)
+        if path is None:
+            say = f"needs a browser: none of {', '.join(NAMES)} is installed"
+            if os.environ.get("ISAE_BROWSER") == "required":
+                pytest.fail(f"{say}, and ISAE_BROWSER=required")
+            pytest.skip(say)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Trouble:
+    """What a page complained of, and what it asked for beyond the report's folder."""
+
+    def __init__(self, page: Page) -> None:
+        self.said: list[str] = []
+        self.outside: list[str] = []
+        page.on("console", lambda message: self._console(message.type, message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda request: self._request(request.url))
+
+    def _console(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.said.append(text)
+
+    def _request(self, url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:", "about:")):
+            self.outside.append(url)
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """visit(address): a page of its own, shown; at the end none may have complained.
+
+    complains: texts of complaints that the test provokes; the others are options of the context.
+    """
+    opened: list[tuple[Trouble, tuple[str, ...], Page]] = []
+
+    def visit(address: str, complains: tuple[str, ...] = (), **options: Any) -> Page:
+        page = browser.new_page(**{"viewport": {"width": 1200, "height": 800}} | options)
+        page.set_default_timeout(20_000)
+        opened.append((Trouble(page), complains, page))
+        page.goto(address)
+        shown(page)
+        return page
+
+    yield visit
+    for trouble, complains, page in opened:
+        page.close()
+        left = [text for text in trouble.said if not any(one in text for one in complains)]
+        assert left == []
+        assert trouble.outside == []
+
+
+def shown(page: Page) -> None:
+    """Wait until the page shows what its address says."""
+    page.wait_for_function(
+        "() => (document.querySelector('main').dataset.shown ?? null) === location.hash"
+        " || document.querySelector('main > .trouble')"
+    )
+
+
+@pytest.fixture(scope="session")
+def made_up() -> ModuleType:
+    """The module that makes reports up."""
+    path = Path(__file__).with_name("made_up.py")
+    spec = importlib.util.spec_from_file_location("isae_made_up_reports", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def report(made_up: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small report of three layers."""
+    return made_up.build(tmp_path_factory.mktemp("reports") / "a report", made_up.SMALL)
+
+
+@contextmanager
+def downloaded(page: Page) -> Iterator[list[str]]:
+    """The text of the file that is downloaded inside the block, once it is left."""
+    text: list[str] = []
+    with page.expect_download() as download:
+        yield text
+    text.append(Path(download.value.path()).read_bytes().decode())
+
+
+@pytest.fixture
+def rows_of() -> Callable[[Page], list[dict[str, str]]]:
+    """rows_of(page): every row of its table, in order, from the file that it gives."""
+    import csv
+    import io
+
+    def rows(page: Page) -> list[dict[str, str]]:
+        with downloaded(page) as text:
+            page.get_by_role("button", name="Download CSV").click()
+        return list(csv.DictReader(io.StringIO(text[0], newline="")))
+
+    return rows
+
+
+@pytest.fixture(scope="session")
+def wait_shown() -> Callable[[Page], None]:
+    """wait_shown(page): until it shows what its address says."""
+    return shown
+
+
+@pytest.fixture(scope="session")
+def go() -> Callable[[Page, str], None]:
+    """go(page, "#/map"): to another address of the report, as a link does."""
+
+    def go(page: Page, address: str) -> None:
+        page.evaluate("address => { location.hash = address; }", address)
+        shown(page)
+
+    return go
