@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from isae.analysis.report.findings import Finding, finding, number, share_text
 from isae.analysis.report.summaries import read_summary
-from isae.analysis.study.analyze import FINDINGS
 from isae.analysis.study.figures import figure_stem
-from isae.analysis.study.layout import Study
+from isae.analysis.study.layout import FINDINGS, Study
 from isae.analysis.study.verdicts import LESS, MORE, SAME, UNKNOWN
 
 _COLUMNS = ("layer", "of", "trained (seeds)", "untrained (networks)", "difference", "95 % interval",

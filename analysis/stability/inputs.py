@@ -26,7 +26,11 @@ from isae.errors import RunError
 from isae.progress import Reporter
 
 NO_LABEL = "none"
-BRANCH_LABELS = ("assigned", "dominant_decoder", "dominant_spread")
+LABELS = {
+    "branches": ("assigned", "dominant_decoder", "dominant_spread"),
+    "label": ("taxonomy",),
+}
+_TABLES = {"label": "labels.parquet"}
 _TRUTHS = ("tuning", "curves")
 _UNIMPORTANT = ("seed", "device", "tensorboard", "log_every", "checkpoint_every", "eval_every")
 
@@ -175,10 +179,10 @@ def _firing(
 def read_labels(run: RunInputs) -> Iterator[tuple[str, npt.NDArray[np.object_]]]:
     """('ANALYSIS COLUMN', label of every feature) from the analyses that the run has.
 
-    Of `branches` the columns of BRANCH_LABELS, of `tuning` and `curves` every column of truth
+    Of `branches` and `label` the columns of LABELS, of `tuning` and `curves` every column of truth
     values, as 'true' and 'false'. A missing label is NO_LABEL.
     """
-    for name in ("branches", *_TRUTHS):
+    for name in (*LABELS, *_TRUTHS):
         analysis = _features(run, name)
         if analysis is None:
             continue
@@ -186,7 +190,7 @@ def read_labels(run: RunInputs) -> Iterator[tuple[str, npt.NDArray[np.object_]]]
             values = analysis[0].column(field.name).to_pylist()
             if name in _TRUTHS and pa.types.is_boolean(field.type):
                 values = [None if value is None else str(value).lower() for value in values]
-            elif name != "branches" or field.name not in BRANCH_LABELS:
+            elif field.name not in LABELS.get(name, ()):
                 continue
             label_n = np.array([NO_LABEL if one is None else one for one in values], dtype=object)
             yield f"{name} {field.name}", label_n
@@ -195,7 +199,7 @@ def read_labels(run: RunInputs) -> Iterator[tuple[str, npt.NDArray[np.object_]]]
 def _features(run: RunInputs, name: str) -> tuple[pa.Table, dict[str, Any]] | None:
     """(table of features, summary) of one of the run's analyses, or None where there is none."""
     folder = run.run / "analysis" / name
-    path = folder / "features.parquet"
+    path = folder / _TABLES.get(name, "features.parquet")
     if not (path.is_file() and (folder / SUMMARY).is_file()):
         return None
     try:

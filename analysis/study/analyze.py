@@ -14,7 +14,7 @@ from isae.analysis.outputs import SUMMARY, write_table
 from isae.analysis.stability.spread import spread
 from isae.analysis.study.figures import write_figures
 from isae.analysis.study.headlines import Key, headlines
-from isae.analysis.study.layout import Net, Study, begin_study
+from isae.analysis.study.layout import FINDINGS, Net, Study, begin_study
 from isae.analysis.study.plan import LATER, Planner, StudyAnalyses
 from isae.analysis.study.stages import Outcome, check_outcome, run_stages
 from isae.analysis.study.text import findings_markdown
@@ -24,7 +24,6 @@ from isae.errors import RunError
 from isae.files import swap_folder, write_bytes, write_json
 from isae.progress import QUIET, Reporter
 
-FINDINGS = "findings"
 NULL = (
     "the same analysis of untrained networks (weights random:SEED) on the same pictures, places "
     "and held-out images; difference of means, 95 % interval of Student, Welch's where both have "
@@ -55,8 +54,9 @@ def analyze_study(
     options = options or StudyAnalyses()
     study = begin_study(path, None)
     _check_prepared(study)
-    stages = Planner(study, options, reporter).stages()
-    outcome = run_stages(stages, study.path / "stages", overwrite=overwrite, reporter=reporter)
+    planner = Planner(study, options, reporter, overwrite)
+    records = study.path / "stages"
+    outcome = run_stages(planner.stages(), records, overwrite=overwrite, reporter=reporter)
     verdicts = _verdicts(study)
     for name in _of_other_options(study):
         reporter.warn(f"{name}: analysed with options that differ between networks or seeds")
@@ -74,8 +74,10 @@ def analyze_study(
 
     if verdicts:
         swap_folder(study.path / FINDINGS, fill)
+    pages = planner.report(study.path / FINDINGS / "verdicts.parquet")
+    outcome.add(run_stages(pages, records, overwrite=overwrite, reporter=reporter))
     check_outcome(outcome)
-    return {**summary, "out": str(study.path / FINDINGS)}
+    return {**summary, "stages": outcome.as_json(), "out": str(study.path / FINDINGS)}
 
 
 def summaries(study: Study, net: Net, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:

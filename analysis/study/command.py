@@ -86,7 +86,9 @@ def all_stages(
     study: StudyArgument,
     only: Annotated[
         str | None,
-        typer.Option(help="Analyses, with commas: branches,tuning,curves,layers,stability."),
+        typer.Option(
+            help="With commas, of branches,tuning,curves,label,layers,stability,visualise,report."
+        ),
     ] = None,
     images: options.ImagesOption = None,
     weights: options.WeightsOption = None,

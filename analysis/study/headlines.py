@@ -19,7 +19,10 @@ class Key(NamedTuple):
 
 def headlines(summary: Summary) -> dict[Key, float]:
     """The headline numbers of one analysis' summary; those that it lacks are left out."""
-    of = {"branches": _branches, "layers": _layers, "tuning": _tuning, "curves": _curves}
+    of = {
+        "branches": _branches, "layers": _layers, "tuning": _tuning, "curves": _curves,
+        "label": _label,
+    }  # fmt: skip
     analysis = str(summary["analysis"])
     if analysis not in of:
         return {}
@@ -90,6 +93,16 @@ def _curves(summary: Summary) -> Found:
         if isinstance(one, Mapping) and "splits" in one:
             beyond = one["splits"] - one["expected_by_the_null"]
             yield layer, f"by {kind} features", "neurons split, beyond the null", beyond
+
+
+def _label(summary: Summary) -> Found:
+    layer, tested = str(summary["layer"]), max(int(summary["tested"]), 1)
+    beyond = summary["labelled"] - summary["by_chance"]["mean"]
+    yield layer, "all", "share labelled, beyond chance", beyond / tested
+    for name, one in summary["taxonomy"].items():
+        if isinstance(one, Mapping) and "by_chance" in one:
+            share = (one["features"] - one["by_chance"]) / tested
+            yield layer, name, "share labelled, beyond chance", share
 
 
 def _at(summary: Any, *path: str) -> Any:

@@ -6,7 +6,8 @@
 - STUDY/trained/seed0/layers                   features of its layers compared
 - STUDY/trained/stability/mixed3a              the seeds compared
 - STUDY/untrained0/store, seed0/...            the same of the network with weights random:0
-- STUDY/findings.json, findings.md, figures/   what the trained network has beyond the untrained
+- STUDY/findings                              what the trained network has beyond the untrained
+- STUDY/report                                the pages of seed 0 of the studied network
 - STUDY/stages/*.json                          which analyses are done, of which inputs
 """
 
@@ -23,6 +24,7 @@ from isae.errors import ConfigError, RunError
 from isae.files import write_json
 
 TRAINED = "trained"
+FINDINGS = "findings"
 
 
 @dataclass(frozen=True)

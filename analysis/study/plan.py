@@ -11,19 +11,26 @@ from isae.analysis.branches.analyze import analyze_branches
 from isae.analysis.branches.config import BranchesConfig
 from isae.analysis.curves.analyze import analyze_curves
 from isae.analysis.curves.config import CurvesConfig
+from isae.analysis.label.analyze import analyze_label
+from isae.analysis.label.config import LabelConfig
 from isae.analysis.layers.analyze import analyze_layers
 from isae.analysis.layers.config import LayersConfig
+from isae.analysis.report.analyze import write_report
+from isae.analysis.report.config import ReportConfig
 from isae.analysis.stability.analyze import analyze_stability
 from isae.analysis.stability.config import StabilityConfig
 from isae.analysis.study.layout import Net, Study
 from isae.analysis.study.stages import SUMMARY, Stage
 from isae.analysis.tuning.analyze import analyze_tuning
 from isae.analysis.tuning.config import TuningConfig
+from isae.analysis.visualise.analyze import analyze_visualise
+from isae.analysis.visualise.config import VisualiseConfig
 from isae.config import to_json
 from isae.errors import unknown_name
 from isae.progress import Reporter
 
-ANALYSES = ("branches", "tuning", "curves", "layers", "stability")
+REPORT = "report"
+ANALYSES = ("branches", "tuning", "curves", "label", "layers", "stability", "visualise", REPORT)
 LATER = (
     "heldout_rows", "pictures", "reference_rows", "figures", "sheets", "virtual_images", "device",
 )  # fmt: skip
@@ -66,6 +73,9 @@ class StudyAnalyses:
     curves: CurvesConfig = field(default_factory=lambda: _curves_config())
     layers: LayersConfig = field(default_factory=lambda: _layers_config())
     stability: StabilityConfig = field(default_factory=lambda: StabilityConfig(dictionaries=1))
+    label: LabelConfig = field(default_factory=LabelConfig)
+    visualise: VisualiseConfig = field(default_factory=VisualiseConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         for name in self.only:
@@ -80,6 +90,7 @@ class StudyAnalyses:
                 self.branches, heldout_rows=0, pictures=0, reference_rows=0, figures=False
             ),
             layers=replace(self.layers, virtual_images=0),
+            label=replace(self.label, figures=False),
         )
 
     @staticmethod
@@ -94,6 +105,9 @@ class StudyAnalyses:
             _curves_config(device=device, seed=seed),
             _layers_config(device=device, seed=seed),
             StabilityConfig(device=device, seed=seed, dictionaries=1),
+            LabelConfig(device=device, seed=seed),
+            VisualiseConfig(device=device, seed=seed),
+            ReportConfig(device=device, seed=seed),
         )  # fmt: skip
 
 
@@ -104,10 +118,32 @@ class Planner:
     study: Study
     options: StudyAnalyses
     reporter: Reporter
+    overwrite: bool = False
+    """Whether folders that grow begin anew; all others are replaced when their stage is done."""
 
     def stages(self) -> list[Stage]:
         """All stages, the untrained networks first: the trained one is compared with them."""
         return [stage for stage in self._all() if _kind(stage) in self.options.only]
+
+    def report(self, verdicts: Path) -> list[Stage]:
+        """The pages, if they are wanted: the last stage, of whatever the others left.
+
+        verdicts: the study's table of them, which the pages show.
+        """
+        if REPORT not in self.options.only:
+            return []
+        study = self.study
+        folders = [study.nets[0].run(0, layer) / "analysis" for layer in study.config.layers]
+        found = [path for folder in folders for path in sorted(folder.glob(f"*/{SUMMARY}"))]
+        others = [study.nets[0].layers(0) / SUMMARY, verdicts]
+        others += [study.nets[0].stability(layer) / SUMMARY for layer in study.config.layers]
+        found += [path for path in others if path.is_file()]
+        return [
+            self._stage(
+                REPORT, study.path / REPORT, found, self.options.report, write_report,
+                paths=[study.path],
+            )
+        ]  # fmt: skip
 
     def _all(self) -> Iterator[Stage]:
         nets, layers = self.study.nets, self.study.config.layers
@@ -127,14 +163,27 @@ class Planner:
             if 0 in seeds:
                 # One after the other: SAEs of a layer share the network's answers to stimuli.
                 yield from (self._tuning(net, seed, layer) for seed in net.seeds)
+            yield from (self._label(net, seed, layer) for seed in seeds)
+            if net.trained and 0 in seeds:
+                yield self._visualise(net, layer)
         if len(self.study.config.layers) > 1:
             yield from (self._layers(net, seed) for seed in seeds)
 
     def _stage(
-        self, name: str, out: Path, inputs: list[Path], config: Any, work: Any, **keywords: Any
+        self,
+        name: str,
+        out: Path,
+        inputs: list[Path],
+        config: Any,
+        work: Any,
+        *,
+        overwrite: bool = True,
+        **keywords: Any,
     ) -> Stage:
         def do() -> Any:
-            return work(out=out, config=config, overwrite=True, reporter=self.reporter, **keywords)
+            return work(
+                out=out, config=config, overwrite=overwrite, reporter=self.reporter, **keywords
+            )
 
         return Stage(name, out, inputs, to_json(config), do)
 
@@ -165,6 +214,29 @@ class Planner:
             **self._places(net),
         )  # fmt: skip
 
+    def _label(self, net: Net, seed: int, layer: str) -> Stage:
+        run = net.run(seed, layer)
+        joined = [run / "analysis" / name for name in ("tuning", "curves")]
+        planned = {"tuning", *(("curves",) if layer in CURVE_LAYERS else ())}
+        inputs = [
+            folder / SUMMARY
+            for folder in joined
+            if folder.name in planned & set(self.options.only) or (folder / SUMMARY).is_file()
+        ]
+        return self._stage(
+            f"{net.name}/seed{seed}/label/{layer}", run / "analysis" / "label",
+            [run / SUMMARY, *inputs], self._of(seed).label, analyze_label, run=run,
+            store=net.store, **self._places(net),
+        )  # fmt: skip
+
+    def _visualise(self, net: Net, layer: str) -> Stage:
+        run = net.run(0, layer)
+        return self._stage(
+            f"{net.name}/seed0/visualise/{layer}", run / "analysis" / "visualise",
+            [run / SUMMARY], self.options.visualise, analyze_visualise, run=run,
+            store=net.store, overwrite=self.overwrite, **self._places(net),
+        )  # fmt: skip
+
     def _layers(self, net: Net, seed: int) -> Stage:
         runs = [net.run(seed, layer) for layer in self.study.config.layers]
         others = [one.layers(0) for one in self.study.nets if net.trained and not one.trained]
@@ -177,7 +249,7 @@ class Planner:
 
     def _stability(self, net: Net, layer: str) -> Stage:
         runs = [net.run(seed, layer) for seed in net.seeds]
-        labels = ["branches", "tuning", *(["curves"] if layer in CURVE_LAYERS else [])]
+        labels = ["branches", "tuning", "label", *(["curves"] if layer in CURVE_LAYERS else [])]
         wanted = [name for name in labels if name in self.options.only]
         inputs = [run / SUMMARY for run in runs]
         inputs += [run / "analysis" / name / SUMMARY for run in runs for name in wanted]

@@ -53,6 +53,12 @@ class Outcome:
     kept: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def add(self, later: Outcome) -> None:
+        """What became of stages that came after these."""
+        self.done |= later.done
+        self.kept += later.kept
+        self.failed |= later.failed
+
     def as_json(self) -> dict[str, Any]:
         """For a command's result."""
         return {

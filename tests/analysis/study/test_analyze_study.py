@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 
 from isae.analysis.branches.config import BranchesConfig
+from isae.analysis.label.config import LabelConfig
+from isae.analysis.report.config import ReportConfig
 from isae.analysis.study.analyze import analyze_study
 from isae.analysis.study.plan import StudyAnalyses
 from isae.analysis.study.text import findings_text
+from isae.analysis.visualise.config import VisualiseConfig
 from isae.errors import RunError, UnknownNameError
 from isae.progress import Reporter
 
@@ -99,6 +102,42 @@ def test_networks_analysed_otherwise_are_named(
     warned = capsys.readouterr().err
     assert "branches/mixed5a: analysed with options that differ" in warned
     assert "mixed5b" not in warned
+
+
+SHOWN = StudyAnalyses(
+    only=("label", "visualise", "report"),
+    label=LabelConfig(
+        figures=False, padding_pictures=0, shuffles=2, field_pictures=2, workers=0, device="cpu"
+    ),
+    visualise=VisualiseConfig(visualise=1, steps=2, device="cpu"),
+    report=ReportConfig(draw_map=False, device="cpu"),
+)
+SHOWN_STAGES = [
+    *(f"untrained0/seed0/label/{layer}" for layer in ("mixed5a", "mixed5b")),
+    *(f"trained/seed0/{what}/{layer}" for layer in ("mixed5a", "mixed5b")
+      for what in ("label", "visualise")),
+    "report",
+]  # fmt: skip
+
+
+def test_labels_pictures_and_pages_go_on_where_they_were(study: Path, summary: dict) -> None:
+    found = analyze_study(study, SHOWN)
+    assert list(found["stages"]["done"]) == SHOWN_STAGES
+    numbers = pq.read_table(study / "findings/verdicts.parquet").column("number").to_pylist()
+    assert "share labelled, beyond chance" in numbers
+    pages = study / "report"
+    assert (pages / "index.html").is_file()
+    assert (pages / "data/columns/mixed5a.js").is_file()
+    picture = next((study / "trained/seed0/mixed5a/analysis/visualise/pictures").glob("*.png"))
+    made = picture.stat().st_mtime_ns
+    assert analyze_study(study, SHOWN)["stages"]["done"] == {}
+    for name in SHOWN_STAGES[2:4]:
+        (study / "stages" / f"{name.replace('/', '.')}.json").unlink()
+    redone = list(analyze_study(study, SHOWN)["stages"]["done"])
+    assert redone == [*SHOWN_STAGES[2:4], "report"]
+    assert picture.stat().st_mtime_ns == made  # a folder of pictures grows
+    analyze_study(study, replace(SHOWN, only=("visualise",)), overwrite=True)
+    assert picture.stat().st_mtime_ns > made
 
 
 def test_what_stands_in_the_way(prepared: tuple[Path, Any], tmp_path: Path) -> None:
