@@ -11,17 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from isae.analysis.arrays import I64
 from isae.analysis.codes import Room, read_codes
 from isae.analysis.inputs import RunInputs, open_run
 from isae.analysis.label.branches import group_features
+from isae.analysis.label.chance import chance_labels
 from isae.analysis.label.config import LabelConfig
 from isae.analysis.label.factors import factor_names, has_factors
 from isae.analysis.label.images import Halves, choose_images, describe_images
 from isae.analysis.label.joined import describe_joined, join
-from isae.analysis.label.names import CLASS, FACTOR, SUPERCLASS, Names, class_names
-from isae.analysis.label.padding import Mirrored, margin, mirrored_border, no_padding_test
+from isae.analysis.label.names import CLASS, EDGE, FACTOR, SUPERCLASS, Names, class_names
+from isae.analysis.label.padding import (
+    Mirrored,
+    margin,
+    mirrored_border,
+    no_padding_test,
+    reached_cells,
+)
 from isae.analysis.label.patch_names import patch_names, read_patches
-from isae.analysis.label.scoring import EDGE, share_in
+from isae.analysis.label.scoring import share_in
 from isae.analysis.label.strongest import sampled_images, strongest_images
 from isae.analysis.label.summary import summarise_labels
 from isae.analysis.label.tables import write_label_tables
@@ -30,7 +38,6 @@ from isae.analysis.label.taxonomy import (
     CURVATURE,
     FREQUENCY,
     ORIENTATION,
-    chance_labels,
     find_labels,
 )
 from isae.analysis.label.tree import Tree, read_tree
@@ -193,7 +200,10 @@ def _look(
     )
     cells = len(geometry.start_G) ** 2
     kinds_of_places = patch_names(patches, halves.half_I, cells)
-    mirrored, padding, reason = _padding(inputs, network, source, field, config, reporter)
+    reached = reached_cells(geometry, field.side)
+    mirrored, padding, reason = _padding(
+        inputs, network, source, (field, reached), config, reporter
+    )
     words: dict[str, Any] = {
         "patches": {
             "side": geometry.side,
@@ -212,12 +222,15 @@ def _padding(
     inputs: RunInputs,
     network: Network,
     source: ImageSource,
-    field: EffectiveField,
+    where: tuple[EffectiveField, I64],
     config: LabelConfig,
     reporter: Reporter,
 ) -> tuple[Mirrored, dict[str, Any], str]:
-    """The test of padding, it in words, and why it was not made ('' if it was)."""
-    size = int(inputs.store.manifest["size"])
+    """The test of padding, it in words, and why it was not made ('' if it was).
+
+    where: the effective field and the cells that padding reaches.
+    """
+    size, (field, reached) = int(inputs.store.manifest["size"]), where
     added = margin(inputs.info, size, field.side)
     reason = ""
     if added is None:
@@ -233,11 +246,12 @@ def _padding(
     with torch.inference_mode():
         found = mirrored_border(
             network, inputs.sae, inputs.layer, pictures, added, inputs.info.stride,
-            reporter=reporter,
+            reached, reporter=reporter,
         )  # fmt: skip
     about = {
         "pictures": len(used),
         "split": split,
+        "cells_that_padding_reaches": len(reached),
         "added_pixels": added,
         "covers_the_field": added >= field.side / 2,
         "features_tested": int((found.images_N >= config.padding_images).sum()),

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from isae.analysis.arrays import F64
 from isae.analysis.label.branches import Grouping
-from isae.analysis.label.taxonomy import KINDS, RARE, TAXONOMY, UNEXPLAINED, Chance, Labels
+from isae.analysis.label.chance import Chance
+from isae.analysis.label.taxonomy import KINDS, RARE, TAXONOMY, UNEXPLAINED, Labels
 from isae.analysis.style import NULL_COLOUR, PALETTE, save, styled
 
 _COLOURS = {
@@ -82,7 +83,7 @@ def scores_figure(layer: str, labels: Labels, sampled: Mapping[str, F64]) -> Fig
     for at, kind in enumerate(kinds):
         one, mine_N = labels.kinds[kind], labels.kind_N == TAXONOMY.index(kind)
         parts = [
-            ("choosing half (flattered)", one.choosing_N, "o", "white", -0.24),
+            ("choosing half", one.choosing_N, "o", "white", -0.24),
             ("scoring half", one.share_N, "o", PALETTE[0], -0.08),
             ("scoring half, whole range", sampled.get(kind), "s", PALETTE[1], 0.08),
             ("chance", one.chance_N, "D", NULL_COLOUR, 0.24),

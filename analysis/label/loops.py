@@ -11,11 +11,11 @@ import math
 import numpy as np
 
 from isae.analysis.arrays import F32, F64, I32, I64, U8
-from isae.analysis.code_loops import PARTS, insert
-from isae.compiled import compiled, prange
+from isae.analysis.code_loops import insert
+from isae.compiled import compiled
 
 
-@compiled(parallel=True)
+@compiled()
 def strongest_images(
     first_M: I64,
     place_T: I32,
@@ -34,23 +34,22 @@ def strongest_images(
     image, and the lower cell. `key_HNK` comes filled with -1, `place_HNK` with -1, `images_HN` (the
     images on which it is active) with 0.
     """
-    for part in prange(PARTS):
-        for i in range(part, len(first_M) - 1, PARTS):
-            t = first_M[i]
-            while t < first_M[i + 1]:
-                image = image_P[place_T[t]]
-                best = t
+    for i in range(len(first_M) - 1):
+        t = first_M[i]
+        while t < first_M[i + 1]:
+            image = image_P[place_T[t]]
+            best = t
+            t += 1
+            while t < first_M[i + 1] and image_P[place_T[t]] == image:
+                if value_T[t] > value_T[best]:
+                    best = t
                 t += 1
-                while t < first_M[i + 1] and image_P[place_T[t]] == image:
-                    if value_T[t] > value_T[best]:
-                        best = t
-                    t += 1
-                half = half_I[image]
-                images_HN[half, i] += 1
-                key = np.float64(value_T[best]) if by_value else key_I[image]
-                last = key_HNK.shape[2] - 1
-                if key > key_HNK[half, i, last]:
-                    insert(key_HNK[half, i], place_HNK[half, i], key, place_T[best])
+            half = half_I[image]
+            images_HN[half, i] += 1
+            key = np.float64(value_T[best]) if by_value else key_I[image]
+            last = key_HNK.shape[2] - 1
+            if key > key_HNK[half, i, last]:
+                insert(key_HNK[half, i], place_HNK[half, i], key, place_T[best])
 
 
 @compiled()
@@ -64,36 +63,35 @@ def gain_in_bits(share: float, chance: float) -> float:
     return bits
 
 
-@compiled(parallel=True)
+@compiled()
 def all_statistics(
     row_NK: I64, cell_NK: I64, has_RA: U8, chance_GA: F64, limit_A: I64, bits_NA: F32
 ) -> None:
     """Images x bits of every name over a feature's strongest images, into `bits_NA`."""
     names = has_RA.shape[1]
-    for part in prange(PARTS):
-        count_A = np.empty(names, np.int64)
-        used_A = np.empty(names, np.int64)
-        expected_A = np.empty(names, np.float64)
-        for i in range(part, len(row_NK), PARTS):
-            count_A[:] = 0
-            used_A[:] = 0
-            expected_A[:] = 0.0
-            for k in range(row_NK.shape[1]):
-                row = row_NK[i, k]
-                if row >= 0:
-                    for a in range(names):
-                        if k < limit_A[a]:
-                            count_A[a] += has_RA[row, a]
-                            used_A[a] += 1
-                            expected_A[a] += chance_GA[cell_NK[i, k], a]
-            for a in range(names):
-                if used_A[a] > 0:
-                    share = count_A[a] / used_A[a]
-                    bits = gain_in_bits(share, expected_A[a] / used_A[a])
-                    bits_NA[i, a] = used_A[a] * bits
+    count_A = np.empty(names, np.int64)
+    used_A = np.empty(names, np.int64)
+    expected_A = np.empty(names, np.float64)
+    for i in range(len(row_NK)):
+        count_A[:] = 0
+        used_A[:] = 0
+        expected_A[:] = 0.0
+        for k in range(row_NK.shape[1]):
+            row = row_NK[i, k]
+            if row >= 0:
+                for a in range(names):
+                    if k < limit_A[a]:
+                        count_A[a] += has_RA[row, a]
+                        used_A[a] += 1
+                        expected_A[a] += chance_GA[cell_NK[i, k], a]
+        for a in range(names):
+            if used_A[a] > 0:
+                share = count_A[a] / used_A[a]
+                bits = gain_in_bits(share, expected_A[a] / used_A[a])
+                bits_NA[i, a] = used_A[a] * bits
 
 
-@compiled(parallel=True)
+@compiled()
 def tail_of_one(
     row_NK: I64,
     cell_NK: I64,
@@ -111,32 +109,31 @@ def tail_of_one(
     p: the chance that a sum of independent coins with the cells' chances reaches the count, by
     adding one coin after the other. Features whose name is -1 are left alone.
     """
-    for part in prange(PARTS):
-        law_K = np.empty(row_NK.shape[1] + 1, np.float64)
-        for i in range(part, len(row_NK), PARTS):
-            a = name_N[i]
-            if a < 0:
-                continue
-            law_K[:] = 0.0
-            law_K[0] = 1.0
-            used = 0
-            count = 0
-            total = 0.0
-            for k in range(row_NK.shape[1]):
-                row = row_NK[i, k]
-                if row >= 0 and k < limit_A[a]:
-                    chance = chance_GA[cell_NK[i, k], a]
-                    used += 1
-                    count += has_RA[row, a]
-                    total += chance
-                    for s in range(used, 0, -1):
-                        law_K[s] = law_K[s] * (1.0 - chance) + law_K[s - 1] * chance
-                    law_K[0] *= 1.0 - chance
-            used_N[i] = used
-            count_N[i] = count
-            if used > 0:
-                chance_N[i] = total / used
-                tail = 0.0
-                for s in range(used, count - 1, -1):
-                    tail += law_K[s]
-                p_N[i] = min(tail, 1.0)
+    law_K = np.empty(row_NK.shape[1] + 1, np.float64)
+    for i in range(len(row_NK)):
+        a = name_N[i]
+        if a < 0:
+            continue
+        law_K[:] = 0.0
+        law_K[0] = 1.0
+        used = 0
+        count = 0
+        total = 0.0
+        for k in range(row_NK.shape[1]):
+            row = row_NK[i, k]
+            if row >= 0 and k < limit_A[a]:
+                chance = chance_GA[cell_NK[i, k], a]
+                used += 1
+                count += has_RA[row, a]
+                total += chance
+                for s in range(used, 0, -1):
+                    law_K[s] = law_K[s] * (1.0 - chance) + law_K[s - 1] * chance
+                law_K[0] *= 1.0 - chance
+        used_N[i] = used
+        count_N[i] = count
+        if used > 0:
+            chance_N[i] = total / used
+            tail = 0.0
+            for s in range(used, count - 1, -1):
+                tail += law_K[s]
+            p_N[i] = min(tail, 1.0)

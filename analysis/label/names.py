@@ -21,7 +21,8 @@ from isae.analysis.label.images import CHOOSING, SCORING
 from isae.analysis.label.tree import Tree, superclasses
 
 IMAGE, PLACE, CELL = "image", "place", "cell"
-CLASS, SUPERCLASS, FACTOR, POSITION = "class", "superclass", "factor", "position"
+CLASS, SUPERCLASS, FACTOR = "class", "superclass", "factor"
+POSITION, EDGE = "position", "edge artefact"
 _LEAST_PLACES = 8
 SECTORS = {
     "red": 0, "orange": 30, "yellow": 60, "green": 120, "cyan": 180, "blue": 225, "purple": 285,
@@ -156,32 +157,55 @@ def class_names(
 
 
 def position_names(grid: tuple[int, int], pooled_HG: F64) -> Names:
-    """Where in the picture: thirds of rows and of columns, and the middle.
+    """Where in the picture: the outer thirds of rows and of columns, and the middle.
 
     pooled_HG: float64 [H, G], how often the strongest place of a feature of this layer lies at each
     cell in each half (sums to 1): the chance that a feature is compared with.
     """
-    y_G, x_G = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
-    down_G, right_G = (y_G + 0.5) / grid[0], (x_G + 0.5) / grid[1]
+    down_G, right_G = _middles(grid)
     middle_G = (abs(down_G - 0.5) <= 1 / 6) & (abs(right_G - 0.5) <= 1 / 6)
-    has = {
-        "top of the picture": down_G < 1 / 3,
-        "bottom of the picture": down_G > 2 / 3,
-        "left of the picture": right_G < 1 / 3,
-        "right of the picture": right_G > 2 / 3,
-        "middle of the picture": middle_G,
-    }
+    has = {f"{side} of the picture": has_G for side, has_G in _sides(grid).items()}
+    return _cell_names(POSITION, has | {"middle of the picture": middle_G}, pooled_HG)
+
+
+def edge_names(grid: tuple[int, int]) -> Names:
+    """Where padding reaches most: the outermost ring of the map and the outer thirds.
+
+    Every cell is alike, since most features of a layer may answer to padding.
+    """
+    cells = grid[0] * grid[1]
+    has = {f"edge artefact: {side}": has_G for side, has_G in _sides(grid).items()}
+    even_HG = np.full((2, cells), 1 / cells)
+    return _cell_names(EDGE, {"edge artefact: all sides": border_cells(grid)} | has, even_HG)
+
+
+def _cell_names(kind: str, has: Mapping[str, Bools], share_HG: F64) -> Names:
     has_GA = np.stack(list(has.values()), axis=1)
-    chance_HA = pooled_HG @ has_GA
     return Names(
-        kind=POSITION,
+        kind=kind,
         texts=tuple(has),
         at=CELL,
         has_RA=has_GA.astype(np.uint8),
         known_R=np.ones(len(has_GA), dtype=np.bool_),
         limit_HA=np.full((2, len(has)), np.iinfo(np.int32).max),
-        chance_HGA=np.repeat(chance_HA[:, None], len(has_GA), axis=1),
+        chance_HGA=np.repeat((share_HG @ has_GA)[:, None], len(has_GA), axis=1),
     )
+
+
+def _middles(grid: tuple[int, int]) -> tuple[F64, F64]:
+    """Middles of the cells from top and from left, as parts of the picture, float64 [G]."""
+    y_G, x_G = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    return (y_G + 0.5) / grid[0], (x_G + 0.5) / grid[1]
+
+
+def _sides(grid: tuple[int, int]) -> dict[str, Bools]:
+    down_G, right_G = _middles(grid)
+    return {
+        "top": down_G < 1 / 3,
+        "bottom": down_G > 2 / 3,
+        "left": right_G < 1 / 3,
+        "right": right_G > 2 / 3,
+    }
 
 
 def border_cells(grid: tuple[int, int]) -> Bools:

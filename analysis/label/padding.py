@@ -4,15 +4,16 @@ A feature that fires near the border may like what lies there (sky at the top), 
 zeros around the picture. So pictures are shown twice: as they are, and continued on all sides by
 their mirror images (edges repeated), wide enough that the padding moves out of the effective field
 and by a multiple of the layer's stride, so that every cell has a twin with the very same window. Of
-a feature's activity in the outermost ring of the map
+a feature's activity at the cells whose effective field reaches over the picture
 
-    kept = sum over the ring's places where it is active of min(twin, 2 x value) / sum of values,
+    kept = sum over such places where it is active of min(twin, 2 x value) / sum of values,
 
 and a picture speaks for padding if less than half is kept in it. p is the sign test over pictures:
 the chance of at least so many in m throws of a fair coin.
 
-A feature that the mirrored content disturbs as much as padding is not told apart. Legend: N
-features, G ring cells, B pictures.
+What is lost where mirrored content disturbs a feature is not told from what padding gave it: so
+this is only half of what makes an edge artefact, which must be strongest at a side, too. Legend: N
+features, G cells, B pictures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scipy.stats import binom
 
 from isae.analysis.activity import Encoder
 from isae.analysis.arrays import F64, I64, U8
-from isae.analysis.label.names import border_cells
+from isae.analysis.patches import PatchGeometry
 from isae.inception import LayerInfo, Network
 from isae.progress import QUIET, Reporter
 
@@ -37,7 +38,7 @@ _WIDEST = 96
 
 @dataclass(frozen=True)
 class Mirrored:
-    """kept_N: float64, the part of a feature's activity in the ring that stays (NaN: none there);
+    """kept_N: float64, the part of a feature's activity there that stays (NaN: it has none);
     images_N: int64, pictures in which it is active there; lost_N: those that keep less than half.
     """
 
@@ -69,6 +70,13 @@ def margin(info: LayerInfo, size: int, field: int) -> int | None:
     return None
 
 
+def reached_cells(geometry: PatchGeometry, field: int) -> I64:
+    """Cells (y * W + x) whose effective field, `field` pixels a side, reaches over the picture."""
+    centre_G = geometry.centre_G
+    over_G = (centre_G - field / 2 < 0) | (centre_G + field / 2 > geometry.size)
+    return np.flatnonzero(over_G[:, None] | over_G[None, :])
+
+
 def mirrored_border(
     network: Network,
     sae: Encoder,
@@ -76,10 +84,11 @@ def mirrored_border(
     pictures_BHW3: U8,
     added: int,
     stride: int,
+    reached: I64,
     *,
     reporter: Reporter = QUIET,
 ) -> Mirrored:
-    """Measure what of each feature's activity in the ring stays. added: see `margin`."""
+    """Measure what of each feature's activity stays. added: see `margin`; reached: cells."""
     sums_2N = np.zeros((2, sae.n))
     images_N, lost_N = np.zeros(sae.n, dtype=np.int64), np.zeros(sae.n, dtype=np.int64)
     total = len(pictures_BHW3)
@@ -88,14 +97,11 @@ def mirrored_border(
             batch = pictures_BHW3[first : first + _BATCH]
             wide = np.pad(batch, ((0, 0), (added, added), (added, added), (0, 0)), "symmetric")
             plain, twins = (_map(network, layer, one) for one in (batch, wide))
-            height, width = plain.shape[1:3]
-            shift = added // stride
-            twins = twins[:, shift : shift + height, shift : shift + width]
-            ring = np.flatnonzero(border_cells((height, width)))
-            for number in range(len(batch)):
+            shift, cells = added // stride, plain.shape[1]
+            twins = twins[:, shift : shift + cells, shift : shift + cells]
+            for one, twin in zip(plain, twins, strict=True):
                 value_GN, twin_GN = (
-                    _dense(sae, one[number].reshape(height * width, -1)[ring])
-                    for one in (plain, twins)
+                    _dense(sae, rows.reshape(cells * cells, -1)[reached]) for rows in (one, twin)
                 )
                 twin_GN = np.where(value_GN > 0, np.minimum(twin_GN, 2 * value_GN), 0.0)
                 value_N, twin_N = value_GN.sum(axis=0), twin_GN.sum(axis=0)

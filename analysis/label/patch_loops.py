@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from isae.analysis.arrays import F32, I64, U8
-from isae.compiled import compiled, prange
+from isae.compiled import compiled
 
 SUMS = ("red", "green", "blue", "xx", "yy", "xy", "coarse", "bend_x", "bend_y", "length")
 """Means over a patch: the three colours (0..1); the structure tensor of the blurred lightness; the
@@ -118,11 +118,11 @@ def pixel_values(pixels_SS3: U8, fine: int, coarse: int, value_CSS: F32) -> None
     edge_values(x_SS, y_SS, value_CSS)
 
 
-@compiled(parallel=True)
+@compiled()
 def patch_means(pixels_BSS3: U8, box_G4: I64, fine: int, coarse: int, mean_BGC: F32) -> None:
     """Means of SUMS over the box (left, top, right, bottom) of every cell of every picture."""
     side = pixels_BSS3.shape[1]
-    for b in prange(len(pixels_BSS3)):
+    for b in range(len(pixels_BSS3)):
         value_CSS = np.empty((10, side, side), np.float32)
         pixel_values(pixels_BSS3[b], fine, coarse, value_CSS)
         total_SS = np.zeros((side + 1, side + 1), np.float64)

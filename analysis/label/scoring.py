@@ -7,7 +7,8 @@ exchange of images would give, and
     bits(share, chance) = share log2(share / chance) + (1 - share) log2((1 - share) / (1 - chance)),
 
 the divergence of two coins: how much the name says about where the feature fires. A best of many
-names is flattered by the choice, so its share there is no evidence.
+names is flattered by the choice, so its share there is no evidence; but a name whose gain (below)
+is too small even there is not tested, which leaves fewer tests to correct for.
 
 Test (scoring half): that one name, on the feature's strongest images there. p: the chance that a
 sum of independent coins, each with the chance of the name at the cell where the feature is
@@ -31,12 +32,10 @@ import numpy as np
 from isae.analysis.arrays import F32, F64, I64, Bools
 from isae.analysis.label import loops
 from isae.analysis.label.images import CHOOSING, SCORING
-from isae.analysis.label.names import CLASS, SUPERCLASS, Names, border_cells
+from isae.analysis.label.names import CLASS, SUPERCLASS, Names
 from isae.analysis.label.padding import Mirrored
 from isae.analysis.label.strongest import Strongest
 from isae.analysis.multiple import benjamini_hochberg
-
-EDGE = "edge artefact"
 
 
 @dataclass(frozen=True)
@@ -95,28 +94,22 @@ def share_in(names: Names, sample: Strongest, name_N: I64, cells: int) -> F64:
     return _share(used_N, count_N)
 
 
-def score_edges(
-    strongest: Strongest,
-    mirrored: Mirrored,
-    grid: tuple[int, int],
-    tested_N: Bools,
-    least: int,
-) -> Tested:
-    """Edge artefacts: strongest in the outermost ring, against the ring's share of the cells, and
-    there by padding (`isae.analysis.label.padding`). p: the larger of the two tests.
+def screen(names: Names, strongest: Strongest, name_N: I64, cells: int, min_gain: float) -> I64:
+    """The names whose gain on the choosing half reaches the bound; -1 for the others."""
+    used_N, count_N, chance_N, _ = _tails(names, strongest, name_N, cells, CHOOSING)
+    share_N = _share(used_N, count_N)
+    with np.errstate(invalid="ignore"):
+        return np.where(share_N - chance_N >= min_gain * (1 - chance_N), name_N, -1)
+
+
+def with_padding(edges: Tested, mirrored: Mirrored, least: int) -> Tested:
+    """Edge artefacts: there by place and by padding (`isae.analysis.label.padding`).
+
+    p: the larger of the two tests. Features that padding was not tested for have no test.
     """
-    ring_G = border_cells(grid)
-    cells = len(ring_G)
-    chance_HGA = np.full((2, cells, 1), ring_G.mean())
-    limit_HA = np.full((2, 1), np.iinfo(np.int32).max)
-    ring = Names(
-        EDGE, ("border",), "cell", ring_G[:, None].astype(np.uint8),
-        np.ones(cells, dtype=np.bool_), limit_HA, chance_HGA,
-    )  # fmt: skip
     padding_p_N = mirrored.p(least)
-    name_N = np.where(tested_N & np.isfinite(padding_p_N) & (not ring_G.all()), 0, -1)
-    found = score_names(ring, strongest, name_N, cells)
-    return replace(found, p_N=np.fmax(found.p_N, padding_p_N)).only(found.name_N >= 0)
+    p_N = np.fmax(edges.p_N, padding_p_N)
+    return replace(edges, p_N=p_N).only(np.isfinite(edges.p_N) & np.isfinite(padding_p_N))
 
 
 def best_child(
@@ -136,14 +129,18 @@ def best_child(
 
 
 def score_kinds(
-    kinds: Mapping[str, Names], strongest: Strongest, tested_N: Bools, cells: int
+    kinds: Mapping[str, Names],
+    strongest: Strongest,
+    tested_N: Bools,
+    cells: int,
+    min_gain: float,
 ) -> tuple[dict[str, Tested], Tested | None]:
     """Choose and test each kind -> (by kind, the best child classes of the superclasses)."""
     bits = {kind: statistics(names, strongest, cells) for kind, names in kinds.items()}
-    found = {
-        kind: score_names(names, strongest, best(bits[kind], tested_N), cells)
-        for kind, names in kinds.items()
-    }
+    found = {}
+    for kind, names in kinds.items():
+        name_N = screen(names, strongest, best(bits[kind], tested_N), cells, min_gain)
+        found[kind] = score_names(names, strongest, name_N, cells)
     children = None
     if SUPERCLASS in kinds and CLASS in kinds:
         child_N = best_child(

@@ -9,6 +9,7 @@ import numpy as np
 
 from isae.analysis.arrays import F64, I64, Bools
 from isae.analysis.label.branches import Grouping
+from isae.analysis.label.chance import Chance
 from isae.analysis.label.config import LabelConfig
 from isae.analysis.label.taxonomy import (
     DEAD,
@@ -16,7 +17,6 @@ from isae.analysis.label.taxonomy import (
     RARE,
     TAXONOMY,
     UNEXPLAINED,
-    Chance,
     Labels,
 )
 
@@ -24,8 +24,8 @@ NULLS = {
     "names of images and places": "images exchanged within their half, every location kept: the "
     "chance of a name at a cell is the share of the half's images that have it there",
     "position": "the places of the strongest images of all tested features of the layer, pooled",
-    "edge artefact": "every cell alike, and a fair coin for each picture whose mirrored "
-    "continuation keeps less than half of the activity at the border",
+    "edge artefact": "for its place every cell alike; for padding a fair coin for each picture "
+    "that keeps less than half of the activity where padding reaches",
     "by_chance": "the whole choice and test on exchanged images (positions and edges: on places "
     "dealt among the features), counted at the p that was significant in the real tests; "
     "by_chance_alone: corrected by itself",
@@ -37,7 +37,8 @@ CORRECTION = (
 NOTES = (
     "score: the share of a feature's strongest scoring images that have the name, one place an "
     "image; at most as many images as have it",
-    "the name was chosen on the other half of the images; 'choosing' is flattered by that choice",
+    "the name was chosen on the other half of the images; 'choosing' is flattered by that choice, "
+    "and the scores of those that became labels by the bounds that they had to pass",
     "a label says what the strongest images have in common, 'sampled' what images of the whole "
     "range have; no label says what causes the activity",
     "features that are near-duplicates share a label: read counts of clusters beside those of "
@@ -73,7 +74,7 @@ def summarise_labels(
         "unexplained": int((labels.kind_N == TAXONOMY.index(UNEXPLAINED)).sum()),
         "draws_of_chance": len(chance.kind_DN),
         "tests": int(sum(np.isfinite(one.p_N).sum() for one in labels.kinds.values())),
-        "significant_p": labels.cut if labels.cut >= 0 else None,
+        "significant_p": labels.bound if labels.bound >= 0 else None,
         "alpha": config.alpha,
         "min_gain": config.min_gain,
         "kinds": {
@@ -105,7 +106,7 @@ def _kind(
     mine_N = labels.kind_N == number
     q_N = np.nan_to_num(labels.q[kind], nan=1.0)
     return {
-        "names": len(labels.names[kind].texts) if kind in labels.names else 1,
+        "names": len(labels.names[kind].texts),
         "tests": int(np.isfinite(one.p_N).sum()),
         "significant": int((q_N <= alpha).sum()),
         "qualified": int(labels.qualified_KN[KINDS.index(kind)].sum()),

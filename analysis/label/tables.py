@@ -15,7 +15,6 @@ from isae.analysis.label.images import CHOOSING, SCORING
 from isae.analysis.label.joined import Joined
 from isae.analysis.label.names import SUPERCLASS
 from isae.analysis.label.padding import Mirrored
-from isae.analysis.label.scoring import EDGE
 from isae.analysis.label.taxonomy import KINDS, TAXONOMY, Labels, name_text
 from isae.analysis.outputs import write_table
 
@@ -150,14 +149,6 @@ def names_table(labels: Labels, words: Words) -> pa.Table:
                     "classes": len(names.members_A[number]) if kind == SUPERCLASS else None,
                 }
             )
-    edge_N = labels.kind_N == TAXONOMY.index(EDGE)
-    rows.append(
-        {
-            "kind": EDGE, "name": EDGE, "key": EDGE, "chance_choosing": None,
-            "chance_scoring": None, "chosen": int((labels.kinds[EDGE].name_N >= 0).sum()),
-            "labelled": int(edge_N.sum()), "classes": None,
-        }
-    )  # fmt: skip
     schema = pa.schema(
         [("kind", pa.string()), ("name", pa.string()), ("key", pa.string()),
          ("chance_choosing", pa.float64()), ("chance_scoring", pa.float64()),
