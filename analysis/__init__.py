@@ -4,6 +4,7 @@
 and figures; `find` gives the statistics of any decoder as arrays; `concentration_pvalues` is the
 null model alone.
 `make_stimuli` draws stimuli of known factors, `find_tuning` measures any units' answers to them.
+`analyze_label` names features by what their strongest images have in common.
 `analyze_visualise` cuts patches and makes pictures by optimisation.
 `analyze_stability` compares runs of other seeds; `spread` gives the numbers of summaries a spread.
 `write_report` writes pages of every feature that open from disk.
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from isae.analysis.branches.shares import branch_scores, branch_shares
     from isae.analysis.curves.analyze import analyze_curves
     from isae.analysis.curves.config import CurvesConfig
+    from isae.analysis.label.analyze import analyze_label
+    from isae.analysis.label.config import LabelConfig
     from isae.analysis.layers.analyze import analyze_layers
     from isae.analysis.layers.config import LayersConfig
     from isae.analysis.multiple import benjamini_hochberg
@@ -45,6 +48,7 @@ __all__ = [
     "BranchesConfig",
     "CurvesConfig",
     "Findings",
+    "LabelConfig",
     "LayersConfig",
     "ReportConfig",
     "StabilityConfig",
@@ -55,6 +59,7 @@ __all__ = [
     "VisualiseConfig",
     "analyze_branches",
     "analyze_curves",
+    "analyze_label",
     "analyze_layers",
     "analyze_stability",
     "analyze_tuning",
@@ -80,6 +85,7 @@ __getattr__, __dir__ = lazy_names(
         "BranchesConfig": "branches.config",
         "CurvesConfig": "curves.config",
         "Findings": "branches.findings",
+        "LabelConfig": "label.config",
         "LayersConfig": "layers.config",
         "ReportConfig": "report.config",
         "StabilityConfig": "stability.config",
@@ -90,6 +96,7 @@ __getattr__, __dir__ = lazy_names(
         "VisualiseConfig": "visualise.config",
         "analyze_branches": "branches.analyze",
         "analyze_curves": "curves.analyze",
+        "analyze_label": "label.analyze",
         "analyze_layers": "layers.analyze",
         "analyze_stability": "stability.analyze",
         "analyze_tuning": "tuning.analyze",

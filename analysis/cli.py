@@ -5,6 +5,7 @@ from __future__ import annotations
 from isae import cli
 from isae.analysis.branches.command import branches
 from isae.analysis.curves.command import curves
+from isae.analysis.label.command import label
 from isae.analysis.layers.command import layers
 from isae.analysis.report.command import report
 from isae.analysis.stability.command import stability
@@ -17,6 +18,7 @@ app.command()(branches)
 app.command()(tuning)
 app.command()(layers)
 app.command()(curves)
+app.command()(label)
 app.command()(stability)
 app.command()(visualise)
 app.command()(prepare)
