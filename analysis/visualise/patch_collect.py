@@ -22,7 +22,7 @@ import numpy.typing as npt
 from isae.analysis.arrays import F32, I32, I64, U8, Bools
 from isae.analysis.codes import Codes
 from isae.analysis.patches import PatchGeometry
-from isae.analysis.visualise.patch_choice import choose_places
+from isae.analysis.visualise.patch_choice import choose_places, draw_keys, fall
 from isae.analysis.visualise.patch_config import PatchesConfig
 from isae.progress import QUIET, Reporter
 
@@ -102,6 +102,7 @@ class _Collector:
         # The place of a cell that is not stored is -1, which reads the last value.
         self.value_Q[-1] = np.nan
         features = codes.features
+        self.key_ND = draw_keys(features, config)
         self.count_N = np.diff(codes.columns.first_M)
         self.images_N = np.zeros(features, dtype=np.int64)
         self.sum_N, self.largest_N = np.zeros((2, features), dtype=np.float32)
@@ -117,16 +118,18 @@ class _Collector:
         if not len(place_E):
             return
         self._describe(feature, place_E, value_E)
+        falling_E, fallen_E = fall(place_E, value_E)
         chosen_S = choose_places(
-            feature, place_E, value_E, self.codes.image_P, self.held_out_P, self.config
-        )
+            falling_E, self.codes.image_P, self.held_out_P, self.key_ND[feature].tolist(),
+            self.config,
+        )  # fmt: skip
         column_M = np.flatnonzero(chosen_S >= 0)
         place_M = chosen_S[column_M]
         self.value_Q[place_E] = value_E
         value_M = self.value_Q[place_M]
         heat = self._heat(place_M, self.largest_N[feature])
         self.value_Q[place_E] = 0
-        quantile_M = np.searchsorted(np.sort(value_E), value_M, side="right") / len(value_E)
+        quantile_M = np.searchsorted(fallen_E[::-1], value_M, side="right") / len(value_E)
         self.feature.append(np.full(len(place_M), feature))
         self.parts.append((column_M, place_M, value_M, quantile_M, *heat))
 

@@ -44,7 +44,7 @@ class PatchesConfig:
     batch_size: int = 8192
     """Rows encoded at once: speed and memory, not results."""
     threads: int | None = None
-    """Threads that read pictures and write sheets; None: one a processor."""
+    """Threads that read pictures and write sheets; None: as many as torch uses."""
     seed: int = 0
     """Seed of all draws."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from isae.analysis.codes import codes_from_dense
 from isae.analysis.patches import PatchGeometry, patch_geometry
-from isae.analysis.visualise.patch_choice import choose_places
+from isae.analysis.visualise.patch_choice import choose_places, draw_keys, fall
 from isae.analysis.visualise.patch_collect import DENSITY_BINS, Patches, collect_patches
 from isae.analysis.visualise.patch_config import PatchesConfig
 from isae.errors import ConfigError
@@ -117,15 +117,24 @@ def test_random_places_are_positive_and_differ_and_anywhere_is_any_place(
     assert silent > N
 
 
+def test_falling_order_is_that_of_plain_sorting() -> None:
+    rng = np.random.default_rng(6)
+    value = np.concatenate([rng.random(50), rng.integers(1, 5, 50), [1e-40, 3e38, 1e-45]])
+    value = rng.permutation(value).astype(np.float32)
+    place = np.sort(rng.choice(2**31 - 1, len(value), replace=False)).astype(np.int32)
+    falling, values = fall(place, value)
+    expected = sorted(zip(value.tolist(), place.tolist(), strict=True), key=lambda e: (-e[0], e[1]))
+    assert list(zip(values.tolist(), falling.tolist(), strict=True)) == expected
+
+
 def test_draws_are_uniform() -> None:
     """Over many seeds each of 12 places is drawn as often as the others, in each group."""
-    place = np.arange(0, 24, 2, dtype=np.int32)
-    value = np.linspace(12, 1, 12).astype(np.float32)
+    place = np.arange(0, 24, 2)
     image, held_out = np.arange(24, dtype=np.int32), np.zeros(24, dtype=np.bool_)
     counts = np.zeros((14, 24))
     for seed in range(600):
         config = dataclasses.replace(CONFIG, seed=seed)
-        chosen = choose_places(7, place, value, image, held_out, config)
+        chosen = choose_places(place, image, held_out, draw_keys(8, config)[7].tolist(), config)
         counts[np.flatnonzero(chosen >= 0), chosen[chosen >= 0]] += 1
     for number in range(4):
         drawn = counts[5 + number, place[3 * number : 3 * number + 3]]
