@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,12 @@ def test_values_and_places_agree_with_dense_codes(
         value = dense[row["image"], row["y"], row["x"], feature]
         assert row["value"] == pytest.approx(value, abs=1e-5)
         positive = dense[..., feature][dense[..., feature] > 0]
-        assert row["quantile"] == pytest.approx((positive <= value + 1e-5).mean(), abs=2e-3)
+        # Values may differ in their last bits, and so may the order of two that nearly tie.
+        if row["value"] > 0:
+            least = (positive <= value - 1e-5).mean() + 1 / len(positive)
+            assert least - 1e-6 <= row["quantile"] <= (positive <= value + 1e-5).mean() + 1e-6
+        else:
+            assert row["quantile"] == 0
         image = table[row["image"]]
         assert [row[key] for key in ("name", "label", "split")] == [
             image[key] for key in ("name", "label", "split")
@@ -218,27 +224,29 @@ def test_dead_features_are_counted_and_have_no_patches(
             assert row["mean"] == pytest.approx(positive.mean(), abs=1e-5)
 
 
-def test_neither_threads_nor_batches_change_a_file(
+def test_threads_change_no_bit_and_batches_next_to_nothing(
     inputs: RunInputs, source: ImageSource, said: dict, folder: Path, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    other = replace(CONFIG, threads=3, batch_size=97)
-    again = write_patches(inputs, source, tmp_path, other, QUIET)
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    assert names == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    assert names == {
-        "patches.parquet", "densities.parquet", "sheets", "sheets/0.jpg", "sheets/1.jpg",
-    }  # fmt: skip
-    for name in ("sheets/0.jpg", "sheets/1.jpg"):
-        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
-    first, second = (pq.read_table(one / "patches.parquet") for one in (folder, tmp_path))
-    exact = [name for name in first.column_names if name not in ("value", "heat")]
-    assert first.select(exact).equals(second.select(exact))
-    np.testing.assert_allclose(first["value"], second["value"], rtol=1e-5)
+    threads, batches = tmp_path / "threads", tmp_path / "batches"
+    for one in (threads, batches):
+        one.mkdir()
+    again = write_patches(inputs, source, threads, replace(CONFIG, threads=3), QUIET)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {"patches.parquet", "densities.parquet", "sheets/0.jpg", "sheets/1.jpg"}
+    for name in files:
+        assert (folder / name).read_bytes() == (threads / name).read_bytes()
     for one in (said, again):
         assert json.loads(json.dumps(one)) == one
     assert {**again, "seconds": 0} == {**said, "seconds": 0}
+    write_patches(inputs, source, batches, replace(CONFIG, batch_size=97), QUIET)
+    first, second = (pq.read_table(one / "patches.parquet") for one in (folder, batches))
+    # Products of other shapes may differ in their last bit, and so may the order of near ties.
+    same = np.ones(len(first), dtype=bool)
+    for name in ("feature", "tile", "image", "y", "x"):
+        same &= first[name].to_numpy() == second[name].to_numpy()
+    assert same.mean() > 0.99
+    values = [one["value"].to_numpy()[same] for one in (first, second)]
+    np.testing.assert_allclose(*values, rtol=1e-5)
 
 
 def test_without_pictures_there_are_tables_but_no_sheets(
@@ -273,12 +281,10 @@ def test_images_are_drawn_whole_and_from_both_splits_in_proportion(inputs: RunIn
 def test_what_lies_between_is_removed_after_an_error(
     inputs: RunInputs, source: ImageSource, tmp_path: Path
 ) -> None:
-    import dataclasses
-
     broken = SAE(*(part.detach().clone() for part in inputs.sae.parameters()), K)
     broken.W_enc_ND[0, 0] = float("nan")
     with pytest.raises(DataError, match="finite"):
-        write_patches(dataclasses.replace(inputs, sae=broken), source, tmp_path, CONFIG, QUIET)
+        write_patches(replace(inputs, sae=broken), source, tmp_path, CONFIG, QUIET)
     assert not list(tmp_path.iterdir())
 
 
