@@ -11,7 +11,7 @@ from isae.analysis.inputs import RunInputs, open_run
 from isae.analysis.network import store_network
 from isae.analysis.outputs import SUMMARY, write_table
 from isae.analysis.patches import draw_pictures, find_pictures
-from isae.analysis.tuning.effective_field import ReadCell, read_cell
+from isae.analysis.tuning.effective_field import ReadCell, read_cell, smallest_free_size
 from isae.analysis.visualise.ascent import Ascent
 from isae.analysis.visualise.config import DIVERSITY, NEURON, OWN, UNSEEN, VisualiseConfig
 from isae.analysis.visualise.figures import write_picture_figures
@@ -34,12 +34,12 @@ from isae.config import to_json
 from isae.device import resolve_device
 from isae.files import sha256, write_json
 from isae.images import ImageSource
-from isae.inception import Network
+from isae.inception import LayerInfo, Network
 from isae.progress import QUIET, Reporter
 from isae.train.sae import WEIGHTS
 
 _VERSION = 1
-_PHOTOS = 256
+_PHOTOS, _STATISTICS_SEED = 256, 0
 _KEPT = ("patches", "tile", "tiles", "statistics", "settings", "pictures")
 
 
@@ -77,7 +77,7 @@ def analyze_visualise(
     source = find_pictures(
         manifest["images"], int(manifest["seed"]), images, reporter, "patches and colours"
     )
-    at = read_cell(inputs.info, config.size or int(manifest["size"]))
+    at = read_cell(inputs.info, config.size or default_side(inputs.info, int(manifest["size"])))
     summary = _describe(inputs, config, at)
     earlier = open_folder(out, summary["made_of"], overwrite)
     summary |= {key: earlier[key] for key in _KEPT if key in earlier}
@@ -138,7 +138,7 @@ class _Job:
         drop_strays(records, self.out, PICTURES)
         used = {one.settings for one in records}
         return {
-            "statistics": {"size": size, **to_json(statistics)},
+            "statistics": to_json(statistics),
             "settings": {key: one for key, one in known.items() if key in used},
             "ranking": ranking,
             "pictures": summarise_pictures(records, made=len(made), wanted=len(wanted)),
@@ -147,18 +147,19 @@ class _Job:
         }
 
     def _statistics(self) -> Statistics:
-        """Those of the store's pictures; those that an earlier call measured, where it did."""
-        size, before = self.at.size, self.earlier.get("statistics", {})
-        if self.config.colours != OWN:
-            return plain_statistics(size)
-        if before.get("size") == size and before.get("pictures"):
+        """Those of the store's pictures, at the store's own size; as measured by an earlier call,
+        where one did, so that its pictures stay.
+        """
+        side, before = int(self.inputs.store.manifest["size"]), self.earlier.get("statistics", {})
+        if self.config.colours == OWN and before.get("pictures"):
             return statistics_from_json(before)
-        if self.source is None:
-            return plain_statistics(size)
-        pixels, _ = draw_pictures(
-            self.inputs.store, self.source, "train", _PHOTOS, size, self.config.seed
-        )
-        return measure_statistics(pixels) if len(pixels) else plain_statistics(size)
+        if self.config.colours == OWN and self.source is not None:
+            pixels, _ = draw_pictures(
+                self.inputs.store, self.source, "train", _PHOTOS, side, _STATISTICS_SEED
+            )
+            if len(pixels):
+                return measure_statistics(pixels)
+        return plain_statistics(side)
 
     def _wanted(self) -> tuple[list[Picture], dict[str, Any]]:
         """The pictures asked for, and how units were ranked (those given by number are not)."""
@@ -177,12 +178,22 @@ class _Job:
                 write_table(ranking.table(what), self.out / f"ranking_{what}s")
                 about[f"{what}s"] = {"rows": ranking.rows, "ranked": len(ranking.unit_U)}
                 chosen = ranking.unit_U.tolist()
+                if len(chosen) < config.visualise:
+                    self.reporter.warn(
+                        f"{len(chosen)} pictures of {what}s instead of {config.visualise}: no more "
+                        "pass the ranking's rule; name others with --features"
+                    )
                 units |= {kind: chosen for kind in config.kind if _unit_of(kind) == what}
         return [
             picture
             for kind in config.kind
             for picture in pictures_of_units(inputs, kind, units[kind], config)
         ], about
+
+
+def default_side(info: LayerInfo, stored: int) -> int:
+    """The store's side, or that of the field where a whole field fits into less."""
+    return min(stored, smallest_free_size(info))
 
 
 def _unit_of(kind: str) -> str:
@@ -194,6 +205,7 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that a picture of a kind depends on, beside the dictionary and the network."""
     unseen = {*UNSEEN, *(() if kind == DIVERSITY else ("set_size", "diversity"))}
+    unseen |= set() if kind == NEURON else {"redirect"}
     options = {key: value for key, value in to_json(config).items() if key not in unseen}
     options |= {"size": size, "colours": statistics.source}
     return {"version": _VERSION, **options, "statistics": to_json(statistics)}

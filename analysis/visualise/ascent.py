@@ -10,8 +10,10 @@ between the Gram matrices G = sum over cells of x x^T of its pictures is taken o
 
 Pictures of a batch share one forward and one backward pass. Nothing else joins them but a set's own
 term: gradients are taken of the sum, Adam works entry by entry, and random numbers come from each
-picture's own keys. On a CPU the network takes CHUNK pictures a pass; so does the ascent, a chunk a
-thread, the last one filled up, so that an image's bits do not depend on what stands beside it.
+picture's own keys. Neurons, which may be off at the start, take their first steps with redirected
+ReLUs (`redirected`), in chunks of their own. On a CPU the network takes CHUNK pictures a pass; so
+does the ascent, a chunk a thread, the last one filled up, so that an image's bits do not depend on
+what stands beside it.
 
 Legend: B pictures, C channels, G cells, P objectives, S steps.
 """
@@ -28,13 +30,15 @@ import torch
 import torch.nn.functional as F
 
 from isae.analysis.arrays import U8
-from isae.analysis.visualise.config import ALL_CELLS, DIVERSITY, VisualiseConfig
+from isae.analysis.visualise.config import ALL_CELLS, DIVERSITY, NEURON, VisualiseConfig
 from isae.analysis.visualise.picture_space import PictureSpace, to_pixels
 from isae.analysis.visualise.redirected import RedirectedRelus
 from isae.analysis.visualise.targets import Drives, Picture
 from isae.analysis.visualise.transformations import draw_maps, show
 from isae.errors import DataError
 from isae.inception import CHUNK, Network
+
+_BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,19 @@ class Ascent:
         spectrum = torch.tensor(np.stack(starts), dtype=torch.float32, device=device)
         spectrum.requires_grad_()
         first = to_pixels(self.space.pictures(spectrum))
-        adam = torch.optim.Adam([spectrum], lr=config.lr)
+        redirect = config.redirect if _is_neuron(chunk[0]) else 0
+        adam = self._adam(spectrum)
         pairs = _pairs(chunk, device)
         with torch.enable_grad():
             for step in range(config.steps):
+                if step == redirect:
+                    # Redirected gradients are hundreds of times as long: Adam's memory of them
+                    # would make every later step vanish.
+                    adam = self._adam(spectrum)
                 for group in adam.param_groups:
                     group["lr"] = config.lr * _pace(step, config.steps)
                 adam.zero_grad()
-                x_BCHW = self._look(spectrum, maps_SB23[step], redirect=step < config.redirect)
+                x_BCHW = self._look(spectrum, maps_SB23[step], redirect=step < redirect)
                 value_B = (self._driven(x_BCHW) * weight_BC).sum(dim=1) + bias_B
                 loss = -(value_B / scale_B).sum()
                 if len(pairs):
@@ -114,6 +123,9 @@ class Ascent:
             )
         last = to_pixels(self.space.pictures(spectrum))
         return {one: (last[i], first[i]) for i, one in enumerate(chunk)}
+
+    def _adam(self, spectrum: torch.Tensor) -> torch.optim.Adam:
+        return torch.optim.Adam([spectrum], lr=self.config.lr, betas=_BETAS)
 
     def _look(
         self, spectrum: torch.Tensor, maps_B23: torch.Tensor, *, redirect: bool
@@ -138,7 +150,7 @@ def _one_thread_each(on_cpu: bool) -> None:
 
 
 def pack(pictures: Sequence[Picture], most: int) -> list[list[Picture]]:
-    """Chunks of up to `most` pictures in order; a set is never taken apart."""
+    """Chunks of up to `most` pictures in order; sets stay whole, neurons among themselves."""
     groups: list[list[Picture]] = []
     for one in pictures:
         together = one.objective.kind == DIVERSITY and groups and groups[-1][0].objective
@@ -148,11 +160,16 @@ def pack(pictures: Sequence[Picture], most: int) -> list[list[Picture]]:
             groups.append([one])
     chunks: list[list[Picture]] = []
     for group in groups:
-        if chunks and len(chunks[-1]) + len(group) <= most:
+        alike = chunks and _is_neuron(chunks[-1][0]) == _is_neuron(group[0])
+        if alike and len(chunks[-1]) + len(group) <= most:
             chunks[-1] += group
         else:
             chunks.append(list(group))
     return chunks
+
+
+def _is_neuron(one: Picture) -> bool:
+    return one.objective.kind == NEURON
 
 
 def _pace(step: int, steps: int) -> float:

@@ -35,7 +35,8 @@ def visualise(
     ] = _DEFAULTS.branch,
     steps: Annotated[int, typer.Option(help="Steps of the ascent.")] = _DEFAULTS.steps,
     size: Annotated[
-        int | None, typer.Option(help="Side of the pictures in pixels; default: the store's.")
+        int | None,
+        typer.Option(help="Side of the pictures in pixels; default: what the cell sees."),
     ] = None,
     cells: Annotated[
         str, typer.Option(help="centre: drive the middle cell; all: the mean over cells.")

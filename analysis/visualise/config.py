@@ -39,7 +39,7 @@ class VisualiseConfig:
     steps: int = 96
     """Steps of Adam."""
     size: int | None = None
-    """Side of the pictures in pixels; None: the store's."""
+    """Side of the pictures in pixels; None: the store's, or less where the cell sees less."""
     cells: str = CENTRE
     """centre: the map's middle cell is driven; all: the mean over its cells."""
     lr: float = 0.06
@@ -55,8 +55,9 @@ class VisualiseConfig:
     """Most degrees that it is turned by."""
     scale: float = 0.1
     """Most natural logarithm that it is enlarged or made smaller by."""
-    redirect: int = 16
-    """First steps in which ReLUs that are off let gradients through that would turn them on."""
+    redirect: int = 8
+    """First steps of neurons' pictures in which ReLUs that are off let gradients through that would
+    turn them on."""
     set_size: int = 4
     """Pictures of a diversity set."""
     diversity: float = 1.0
@@ -66,7 +67,7 @@ class VisualiseConfig:
     """Rows among which the data's largest activation is sought, at most."""
     ranking_rows: int = 16384
     """Rows that are encoded to rank features, at most."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Pictures made at once: speed and memory, and how many a kill can cost, not results."""
     device: str = "auto"
     """Where the network runs: auto, cpu, cuda or cuda:N."""

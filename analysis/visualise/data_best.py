@@ -47,14 +47,27 @@ def data_best(
     """Read the rows of `spans` once."""
     value_PM, x_PMC = _candidates(inputs, drives, spans, reporter)
     drive_P = value_PM[:, 0].double().cpu().numpy()
+    coded = [p for p, one in enumerate(drives.objectives) if one.kind != NEURON]
     code_P = drive_P.copy()
-    with torch.inference_mode():
-        for p, one in enumerate(drives.objectives):
-            if one.kind == NEURON:
-                continue
-            found_MK, index_MK = inputs.sae.encode(x_PMC[p])
-            code_P[p] = float(torch.where(index_MK == one.unit, found_MK, 0.0).max())
+    if coded:
+        units = torch.tensor([drives.objectives[p].unit for p in coded], device=x_PMC.device)
+        code_P[coded] = _largest_codes(inputs, x_PMC[coded], units)
     return DataBest(drive_P, code_P, sum(stop - start for start, stop in spans))
+
+
+def _largest_codes(inputs: RunInputs, x_PMC: torch.Tensor, unit_P: torch.Tensor) -> F64:
+    """The largest code of each function's feature on its own candidates -> [P]."""
+    found = []
+    unit_E = unit_P.repeat_interleave(x_PMC.shape[1])
+    with torch.inference_mode():
+        for x_EC, some_E in zip(
+            x_PMC.flatten(0, 1).split(_ROWS_AT_ONCE), unit_E.split(_ROWS_AT_ONCE), strict=True
+        ):
+            value_EK, index_EK = inputs.sae.encode(x_EC)
+            found.append(torch.where(index_EK == some_E[:, None], value_EK, 0.0).amax(dim=1))
+    code_PM = torch.cat(found).reshape(x_PMC.shape[:2])
+    code_P: F64 = code_PM.amax(dim=1).double().cpu().numpy()
+    return code_P
 
 
 def _candidates(
@@ -70,11 +83,10 @@ def _candidates(
     with torch.inference_mode(), reporter.task(total, label, "rows") as meter:
         for x, _ in row_batches(inputs.store, inputs.layer, spans, _ROWS_AT_ONCE):
             x_BC = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(device)
-            value_PB = drives.values(x_BC).T
-            new_PM, row_PM = value_PB.topk(min(keep, len(x_BC)), dim=1)
-            for p in torch.nonzero(new_PM[:, 0] > value_PM[:, -1]).flatten().tolist():
-                both = torch.cat([value_PM[p], new_PM[p]])
-                value_PM[p], order_M = both.topk(keep)
-                x_PMC[p] = torch.cat([x_PMC[p], x_BC[row_PM[p]]])[order_M]
+            value_PB = torch.addmm(drives.bias_P[:, None], drives.weight_PC, x_BC.T)
+            for p in torch.nonzero(value_PB.amax(dim=1) > value_PM[:, -1]).flatten().tolist():
+                new_M, row_M = value_PB[p].topk(min(keep, len(x_BC)))
+                value_PM[p], order_M = torch.cat([value_PM[p], new_M]).topk(keep)
+                x_PMC[p] = torch.cat([x_PMC[p], x_BC[row_M]])[order_M]
             meter.advance(len(x_BC))
     return value_PM, x_PMC

@@ -44,7 +44,7 @@ def sheet_figure(layer: str, kind: str, records: list[Record], out: Path) -> Fig
         shown = order[: _COLUMNS * _ROWS]
     rows = -(-len(shown) // _COLUMNS)
     figure = Figure(
-        figsize=(_COLUMNS * _CELL_INCHES, rows * (_CELL_INCHES + 0.3) + 0.5), layout="constrained"
+        figsize=(_COLUMNS * _CELL_INCHES, rows * (_CELL_INCHES + 0.22) + 0.35), layout="constrained"
     )
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     branches = sorted({one.branch for one in order})
@@ -55,8 +55,8 @@ def sheet_figure(layer: str, kind: str, records: list[Record], out: Path) -> Fig
     of = f"{len(shown)} of {len(records)} pictures" if len(shown) < len(records) else "pictures"
     figure.suptitle(
         f"{layer}, {kind}: {of}; number, branch, and what is reached over the data's largest",
-        fontsize=8,
-    )
+        fontsize=8, fontweight="normal",
+    )  # fmt: skip
     return figure
 
 

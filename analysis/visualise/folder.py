@@ -47,15 +47,14 @@ def split_wanted(
     """(pictures that are to be made, records of all pictures that stay as they are).
 
     settings: the settings' id of each kind. Pictures of a set are made together: where one is
-    missing, all are. Records of a set of other settings give way to the new ones.
+    missing, all are. Records of a set of other settings give way to the new ones. A picture whose
+    file is not what was written does not stay, wanted or not.
     """
-    held = {one.picture: one for one in read_records(out)}
+    held = {one.picture: one for one in read_records(out) if is_whole(one, out)}
     lacking = {
         one.objective
         for one in wanted
-        if one not in held
-        or held[one].settings != settings[one.objective.kind]
-        or not is_whole(held[one], out)
+        if one not in held or held[one].settings != settings[one.objective.kind]
     }
     missing = [one for one in wanted if one.objective in lacking]
     return missing, [one for picture, one in held.items() if picture.objective not in lacking]

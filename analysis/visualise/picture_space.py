@@ -35,13 +35,14 @@ _LEAST_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class Statistics:
-    """What photos are like: matrix 3 x 3 and mean [3] of colour logits, amplitude by whole cycles a
-    picture, 1 at one cycle; pictures: how many photos they are of (0: plain).
+    """What photos are like: matrix 3 x 3 and mean [3] of colour logits; amplitude at 0, 1, 2, ...
+    cycles over `side` pixels, 1 at one cycle; pictures: how many photos they are of (0: plain).
     """
 
     matrix: tuple[tuple[float, ...], ...]
     mean: tuple[float, ...]
     amplitude: tuple[float, ...]
+    side: int
     pictures: int
 
     @property
@@ -49,12 +50,20 @@ class Statistics:
         """Pictures or plain."""
         return OWN if self.pictures else PLAIN
 
+    def amplitude_at(self, cycles_a_pixel: F64) -> F64:
+        """Amplitude at frequencies in cycles a pixel, whatever the picture's side; at the lowest
+        ones that of one cycle over `side` pixels.
+        """
+        cycles = np.maximum(cycles_a_pixel * self.side, 1.0)
+        found: F64 = np.interp(cycles, np.arange(len(self.amplitude)), self.amplitude)
+        return found
+
 
 def plain_statistics(size: int) -> Statistics:
     """Amplitude 1/f, mid grey, and colours as they are."""
-    cycles = np.maximum(np.arange(_last_cycle(size) + 1), 1)
+    cycles = np.maximum(np.arange(size + 1), 1)
     identity = tuple(tuple(row) for row in np.eye(3).tolist())
-    return Statistics(identity, (0.0, 0.0, 0.0), tuple((1 / cycles).tolist()), 0)
+    return Statistics(identity, (0.0, 0.0, 0.0), tuple((1 / cycles).tolist()), size, 0)
 
 
 def measure_statistics(pictures_NHW3: U8) -> Statistics:
@@ -70,7 +79,7 @@ def measure_statistics(pictures_NHW3: U8) -> Statistics:
     grey_NHW = pictures_NHW3.mean(axis=3)
     grey_NHW = (grey_NHW - grey_NHW.mean(axis=(1, 2), keepdims=True)) * window * window[:, None]
     power_HF = (np.abs(np.fft.rfft2(grey_NHW)) ** 2).mean(axis=0)
-    cycles_HF = _cycles(size)
+    cycles_HF = np.rint(size * _frequency(size)).astype(np.int64)
     ring = np.bincount(cycles_HF.ravel(), power_HF.ravel()) / np.bincount(cycles_HF.ravel())
     amplitude = np.sqrt(np.maximum(ring, 1e-12 * ring.max(initial=1e-12)))
     amplitude = amplitude / amplitude[min(1, len(amplitude) - 1)]
@@ -79,6 +88,7 @@ def measure_statistics(pictures_NHW3: U8) -> Statistics:
         tuple(tuple(row) for row in root.round(6).tolist()),
         tuple(logit.mean(axis=0).round(6).tolist()),
         tuple(amplitude.round(6).tolist()),
+        size,
         len(pictures_NHW3),
     )
 
@@ -89,6 +99,7 @@ def statistics_from_json(values: dict[str, Any]) -> Statistics:
         tuple(tuple(row) for row in values["matrix"]),
         tuple(values["mean"]),
         tuple(values["amplitude"]),
+        int(values["side"]),
         int(values["pictures"]),
     )
 
@@ -98,7 +109,7 @@ class PictureSpace:
 
     def __init__(self, size: int, statistics: Statistics, device: torch.device) -> None:
         self.size = size
-        amplitude_HF = np.asarray(statistics.amplitude)[_cycles(size)]
+        amplitude_HF = statistics.amplitude_at(_frequency(size))
         amplitude_HF = amplitude_HF / _spread(amplitude_HF, size)
         self.amplitude_HF = torch.tensor(amplitude_HF, dtype=torch.float32, device=device)
         self.matrix_33 = torch.tensor(statistics.matrix, dtype=torch.float32, device=device)
@@ -129,14 +140,10 @@ def to_pixels(pictures_B3HW: torch.Tensor) -> U8:
     return rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _cycles(size: int) -> Any:
-    """Whole cycles a picture of each coefficient, nearest -> int64 [H, F]."""
-    rows, columns = np.fft.fftfreq(size), np.fft.rfftfreq(size)
-    return np.rint(size * np.hypot(rows[:, None], columns[None, :])).astype(np.int64)
-
-
-def _last_cycle(size: int) -> int:
-    return int(_cycles(size).max())
+def _frequency(size: int) -> F64:
+    """Cycles a pixel of each coefficient -> [H, F]."""
+    frequency: F64 = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
+    return frequency
 
 
 def _spread(amplitude_HF: F64, size: int) -> float:

@@ -2,8 +2,9 @@
 
 A neuron that is off at the start has no gradient, so no ascent begins. Inside `RedirectedRelus`
 the gradient of y = relu(x) by x is that of y where x > 0, and elsewhere only its part that an
-ascent would follow upwards. Values are unchanged. Source: the practice of Olah, Mordvintsev and
-Schubert 2017, "Feature visualization".
+ascent would follow upwards. Values are unchanged. These are no true gradients, and in deep layers
+hundreds of times as long: they are for the first steps of neurons only. Source: the practice of
+Olah, Mordvintsev and Schubert 2017, "Feature visualization".
 """
 
 from __future__ import annotations
