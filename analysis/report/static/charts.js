@@ -31,21 +31,23 @@
   /** A curve of values over x; `null_y`, drawn grey, is what chance gives. */
   isae.curve = ({ name, unit, x, y, null_y: chance }) => {
     const places = y.map((_, at) => at).filter((at) => Number.isFinite(y[at]));
-    if (!places.length) return h("figure", { class: "chart" }, h("figcaption", {}, name), isae.absent("No value."));
+    if (!places.length) {
+      return h("figure", { class: "chart" }, h("figcaption", {}, name), isae.absent("No value."));
+    }
     const both = chance ? [...y, ...chance] : y;
     const known = both.filter(Number.isFinite);
     const low = Math.min(0, ...known), high = Math.max(...known, low + 1e-12);
     const left = x[0], span = x[x.length - 1] - left || 1;
-    const path = (values) => values.map((value, at) => Number.isFinite(value)
-      ? `${((x[at] - left) / span * WIDTH).toFixed(1)},${(HEIGHT - 3 - (value - low) / (high - low) * (HEIGHT - 6)).toFixed(1)}`
-      : null).filter(Boolean).join(" ");
+    const across = (at) => ((x[at] - left) / span * WIDTH).toFixed(1);
+    const up = (value) => (HEIGHT - 3 - (value - low) / (high - low) * (HEIGHT - 6)).toFixed(1);
+    const path = (values) => values.map((value, at) =>
+      (Number.isFinite(value) ? `${across(at)},${up(value)}` : null)).filter(Boolean).join(" ");
     const best = places.reduce((one, at) => (y[at] > y[one] ? at : one), places[0]);
     const units = unit ? " " + unit : "";
     const said = `Largest ${isae.number(y[best])} at ${isae.number(x[best])}${units}.` +
       (chance ? " Grey: by chance." : "");
     return frame(name, said, [
-      s("line", { class: "zero", x1: 0, x2: WIDTH, y1: HEIGHT - 3 - (0 - low) / (high - low) * (HEIGHT - 6),
-        y2: HEIGHT - 3 - (0 - low) / (high - low) * (HEIGHT - 6) }),
+      s("line", { class: "zero", x1: 0, x2: WIDTH, y1: up(0), y2: up(0) }),
       chance ? s("polyline", { class: "curve chance", points: path(chance) }) : null,
       s("polyline", { class: "curve", points: path(y) }),
     ], [isae.number(left), unit || "", isae.number(x[x.length - 1])]);
@@ -68,6 +70,7 @@
     const all = counts.reduce((sum, count) => sum + count, 0);
     const said = `${isae.many(all, "value")} in ${isae.many(counts.length, "bin")}, the fullest ` +
       `${isae.count(Math.max(...counts))}; heights are logarithmic${log ? ", and so is the axis" : ""}.`;
-    return frame(title, said, bars, [isae.number(edges[0]), "value", isae.number(edges[edges.length - 1])]);
+    const ends = [edges[0], edges[edges.length - 1]].map(isae.number);
+    return frame(title, said, bars, [ends[0], "value", ends[1]]);
   };
 })();

@@ -61,8 +61,9 @@
 
   /** A table of texts and elements; numbers stand at the right. */
   isae.plainTable = (caption, columns, rows, attributes) => {
-    const numeric = columns.map((_, at) => rows.some((row) => isNumber(row[at])) &&
-      rows.every((row) => isNumber(row[at]) || row[at] === null || /^[-–]?$/.test(row[at])));
+    const none = (value) => value === null || value === undefined || /^[-–]?$/.test(value);
+    const numeric = columns.map((_, at) => at > 0 &&
+      rows.every((row) => isNumber(row[at]) || none(row[at])));
     const cell = (value, at) => isae.h(at === 0 ? "th" : "td", {
       scope: at === 0 ? "row" : null, class: numeric[at] ? "number" : null,
     }, typeof value === "number" ? isae.number(value) : value ?? "–");

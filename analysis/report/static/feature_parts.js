@@ -9,6 +9,13 @@
       h("div", { class: "part-head" }, h("h2", { id: "head-" + name }, title), extra), content);
   }
 
+  /** A part of which nothing is known. */
+  function nothing(name, title, text) {
+    const element = section(name, title, text);
+    element.dataset.nothing = "yes";
+    return element;
+  }
+
   /** Why a layer has no such part: the report's own words, or the command that makes it. */
   function absent(layer, part, what, command) {
     const has = layer.has?.[part];
@@ -17,11 +24,11 @@
     return isae.absent(`Not in this report: ${what}. ${command}`);
   }
 
-  const run = (command) => `isae-analyze ${command} measures it; then make the report again.`;
+  const run = (command) => `isae-analyze ${command} makes it; then make the report again.`;
 
   function patches(entry, layer, heat) {
     if (!entry.patches?.entries?.length) {
-      return section("patches", "Patches", absent(layer, "patches",
+      return nothing("patches", "Patches", absent(layer, "patches",
         "patches of pictures where the feature is active", run("visualise")));
     }
     const placed = entry.patches.entries.some((one) => one.heat?.box);
@@ -30,24 +37,27 @@
       onclick: () => isae.goWith({ heat: heat ? "off" : null }, true),
     }, "Heat maps") : h("span", { class: "note" }, "No heat maps: their places are not recorded.");
     const note = h("p", { class: "note" }, placed && heat
-      ? "Bright: the feature's own value there, of its largest in the data; dark: it is silent, or no cell is there. " : "",
-    "q: the quantile of the value among its positive ones. Border: padding reaches the effective field, so the place itself may be what it answers to.");
+      ? "Bright: the feature's own value there, of its largest in the data; dark: it is silent, or no cell " +
+        "is there. " : "",
+    "q: the quantile of the value among its positive ones. Border: padding reaches the effective field, so " +
+    "that the place itself may be what it answers to.");
     return section("patches", "Patches", [note, isae.patches(entry.patches, heat)], toggle);
   }
 
   function pictures(entry, layer) {
     if (!entry.pictures?.length) {
-      return section("pictures", "Optimised pictures", absent(layer, "pictures",
+      return nothing("pictures", "Optimised pictures", absent(layer, "pictures",
         "pictures optimised to excite the feature", run("visualise RUN --visualise N")));
     }
     return section("pictures", "Optimised pictures", [
-      h("p", { class: "note" }, "Reached: the feature's value for the picture. Best: its largest value in the data. " +
-        "A picture proves little where it reaches less than the data does."),
+      h("p", { class: "note" }, "Reached: the feature's value for the picture. Best: its largest value in " +
+        "the data. A picture proves little where it reaches less than the data does."),
       h("ul", { class: "pictures" }, entry.pictures.map((one) => {
         const name = one.branch ? `${one.kind}, ${one.branch} alone` : one.kind;
         const more = one.best > 0 ? one.reached / one.best : null;
-        const image = h("img", { src: one.file.split("/").map(encodeURIComponent).join("/"), alt:
-          `Optimised picture, ${name}: reaches ${isae.number(one.reached)}, the data's best is ${isae.number(one.best)}` });
+        const image = h("img", { src: one.file.split("/").map(encodeURIComponent).join("/"),
+          alt: `Optimised picture, ${name}: reaches ${isae.number(one.reached)}, ` +
+            `the data's best is ${isae.number(one.best)}` });
         image.addEventListener("error", () => image.replaceWith(isae.trouble(`${one.file} is missing.`)));
         return h("li", {}, h("figure", {}, image, h("figcaption", {},
           h("strong", {}, name), h("span", {}, `reached ${isae.number(one.reached)}`),
@@ -59,7 +69,7 @@
 
   function branches(entry, layer) {
     if (!entry.branches?.length) {
-      return section("branches", "Branches", absent(layer, "branches",
+      return nothing("branches", "Branches", absent(layer, "branches",
         "shares of the branches", run("branches")));
     }
     const rows = entry.branches.map((one, at) => [one.name,
@@ -77,7 +87,7 @@
 
   function labels(entry, layer) {
     if (!entry.labels?.length) {
-      return section("labels", "Labels", absent(layer, "labels",
+      return nothing("labels", "Labels", absent(layer, "labels",
         "no label of any kind was tried", run("label")));
     }
     return section("labels", "Labels", [
@@ -86,19 +96,24 @@
         { title: "Chance", help: "the same score for shuffled images" },
         { title: "q", help: "false-discovery rate" }],
       entry.labels.map((one) => [one.kind, one.name || "–", one.score, one.chance, one.q])),
-      h("p", { class: "note" }, "Names are chosen on one half of the images and scored on the other; chance is the same for shuffled images.")]);
+      h("p", { class: "note" }, "Names are chosen on one half of the images and scored on the other; " +
+        "chance is the same for shuffled images.")]);
   }
 
   function tuning(entry, layer) {
     if (!entry.tuning?.length) {
-      return section("tuning", "Tuning", absent(layer, "tuning", "answers to drawn stimuli", run("tuning")));
+      return nothing("tuning", "Tuning",
+        absent(layer, "tuning", "answers to drawn stimuli", run("tuning")));
     }
     return section("tuning", "Tuning", h("div", { class: "charts" }, entry.tuning.map(isae.curve)));
   }
 
   function density(entry, layer) {
     const known = entry.density;
-    if (!known) return section("density", "Activity", absent(layer, "density", "how often it is active", run("branches")));
+    if (!known) {
+      return nothing("density", "Activity",
+        absent(layer, "density", "how often it is active", run("branches")));
+    }
     const facts = [["Active at", known.rate, isae.percent(known.rate) + " of places"],
       ["Mean where active", known.mean, isae.number(known.mean)],
       ["Largest", known.max, isae.number(known.max)]];
@@ -110,27 +125,32 @@
         : isae.absent("No histogram of its values in this report.")]);
   }
 
+  /** A feature of a layer that has no pages here is only named. */
   function link(layer, feature) {
+    if (!isae.layerNames.has(layer)) return `${layer} ${feature}`;
     return h("a", { href: isae.featureAddress(layer, feature) }, `${layer} ${feature}`);
   }
 
   function neighbours(entry, layer, table) {
     if (!entry.neighbours?.length) {
-      return section("neighbours", "Neighbours in its layer", absent(layer, "neighbours",
-        "features of the same layer with like directions", "Make the report from a run that holds its dictionary."));
+      return nothing("neighbours", "Neighbours in its layer", absent(layer, "neighbours",
+        "features of the same layer with like directions",
+        "Make the report from a run that holds its dictionary."));
     }
     const named = table?.byName.has("label");
+    const shown = entry.patches?.sheet && entry.patches.entries.some((one) => one.group === "top");
     const rows = entry.neighbours.map((one) => [link(layer.name, one.feature),
       isae.bar(one.cosine, "var(--accent)"),
-      ...(named ? [table.cell("label", table.rowOf(layer.name, one.feature)) ?? "–"] : [])]);
+      ...(named ? [table.cell("label", table.rowOf(layer.name, one.feature)) ?? "–"] : []),
+      ...(shown ? [isae.strip(entry.patches, one.feature, 3)] : [])]);
     return section("neighbours", "Neighbours in its layer",
-      isae.plainTable("Neighbours", ["Feature",
-        { title: "Cosine", help: "of the decoder directions" }, ...(named ? ["Label"] : [])], rows));
+      isae.plainTable("Neighbours", ["Feature", { title: "Cosine", help: "of the decoder directions" },
+        ...(named ? ["Label"] : []), ...(shown ? ["Strongest patches"] : [])], rows));
   }
 
   function matches(entry, layer) {
     if (!entry.matches?.length) {
-      return section("matches", "Matches in other layers", absent(layer, "matches",
+      return nothing("matches", "Matches in other layers", absent(layer, "matches",
         "features of other layers that go with it", run("layers")));
     }
     return section("matches", "Matches in other layers",

@@ -14,7 +14,8 @@
     if (kept.length > KEPT) isae.forget(kept.shift());
     const entry = chunk[feature % CHUNK];
     if (entry?.feature !== feature) {
-      throw new Error(`data/${name}.js does not hold feature ${feature}: the report is damaged; make it again.`);
+      throw new Error(`data/${name}.js does not hold feature ${feature}: ` +
+        "the report is damaged; make it again.");
     }
     return entry;
   }
@@ -52,10 +53,12 @@
 
     wrong(layer, name, feature, text) {
       if (!layer) {
-        return `This report has no layer '${name ?? ""}'; it has ${this.layers.map((one) => one.name).join(", ")}.`;
+        const names = this.layers.map((one) => one.name).join(", ");
+        return `This report has no layer '${name ?? ""}'; it has ${names}.`;
       }
       if (!/^\d+$/.test(text ?? "") || feature >= layer.features) {
-        return `${name} has ${isae.many(layer.features, "feature")}, 0 to ${layer.features - 1}; '${text ?? ""}' is none of them.`;
+        return `${name} has ${isae.many(layer.features, "feature")}, 0 to ${layer.features - 1}; ` +
+          `'${text ?? ""}' is none of them.`;
       }
       return null;
     }
@@ -68,15 +71,21 @@
       this.layer = layer;
       this.entry = known;
       isae.replace(this.element, this.head(layer, feature, rows), troubles,
-        known.dead ? isae.absent("This feature is dead: it was never active in the pictures measured.") : null);
+        known.dead || known.density?.rate === 0
+          ? isae.absent("This feature is dead: it was never active in the pictures measured.") : null);
       if (entry.status === "rejected") return;
       const parts = isae.parts;
       this.patches = parts.patches(known, layer, heat);
-      isae.replace(this.body = h("div", { class: "parts" }),
-        h("div", { class: "main-parts" }, this.patches, parts.pictures(known, layer), parts.tuning(known, layer)),
-        h("div", { class: "side-parts" }, parts.labels(known, layer), parts.branches(known, layer),
-          parts.density(known, layer), parts.neighbours(known, layer, rows), parts.matches(known, layer)));
-      this.element.append(this.body);
+      const columns = {
+        "main-parts": [this.patches, parts.pictures(known, layer), parts.tuning(known, layer)],
+        "side-parts": [parts.labels(known, layer), parts.branches(known, layer), parts.density(known, layer),
+          parts.neighbours(known, layer, rows), parts.matches(known, layer)],
+      };
+      const nothing = (part) => part.dataset.nothing === "yes";
+      const all = Object.values(columns).flat();
+      this.element.append(h("div", { class: "parts" }, Object.entries(columns).map(([name, list]) =>
+        h("div", { class: name }, list.filter((part) => !nothing(part))))),
+      h("div", { class: "unknown" }, all.filter(nothing)));
       if (rows) this.element.append(parts.values(rows, rows.rowOf(layer.name, feature)));
     }
 
@@ -88,14 +97,18 @@
       const row = table ? table.rowOf(layer.name, feature) : -1;
       const cell = (name) => (table?.byName.has(name) ? table.cell(name, row) : null);
       const label = cell("label");
-      const chips = ["taxonomy", "branch"].filter((name) => cell(name) !== null).map((name) =>
-        h("li", {}, h("a", { class: "chip", href: isae.formatAddress("features", [],
-          { layer: layer.name, ["is." + name]: cell(name) }) }, `${table.byName.get(name).title}: ${cell(name)}`)));
+      const chips = ["taxonomy", "branch", "lies_in"]
+        .filter((name) => (cell(name) ?? "none") !== "none")
+        .map((name) => h("li", {}, h("a", {
+          class: "chip",
+          href: isae.formatAddress("features", [], { layer: layer.name, ["is." + name]: cell(name) }),
+        }, `${table.byName.get(name).title}: ${cell(name)}`)));
       return h("div", { class: "feature-head" },
         h("nav", { "aria-label": "Features beside this one", class: "steps" },
           step(feature - 1, "‹ Previous", "prev"), step(feature + 1, "Next ›", "next")),
         h("h1", { tabindex: "-1" }, `${layer.name} ${feature}`),
-        table ? h("p", { class: label ? "feature-label" : "feature-label absent" }, label || "no label") : null,
+        table?.byName.has("label")
+          ? h("p", { class: label ? "feature-label" : "feature-label absent" }, label || "no label") : null,
         chips.length ? h("ul", { class: "chips", "aria-label": "What it is" }, chips) : null);
     }
 

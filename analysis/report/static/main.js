@@ -49,6 +49,7 @@
     if (current.view !== view) return;
     main.removeAttribute("aria-busy");
     main.dataset.shown = location.hash;
+    performance.mark("shown");
     if (moved && !first) arrive(view);
     first = false;
   }
@@ -72,6 +73,7 @@
       event.preventDefault(); // the address is the state of the view, not a place in the page
       main.focus();
     });
+    isae.layerNames = new Set(overview.layers.map((layer) => layer.name));
     isae.startSearch(overview);
     isae.onScheme(() => { // colours of drawings are settled when they are made
       if (current?.kind === "feature") { current = null; show(); }

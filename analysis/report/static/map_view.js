@@ -2,7 +2,8 @@
 "use strict";
 (() => {
   const h = (...given) => isae.h(...given);
-  const KEYS = "Arrow keys move the map, plus and minus zoom, 0 shows all, Enter opens the feature in the ring.";
+  const KEYS = "Arrow keys move the map, plus and minus zoom, 0 shows all, Enter opens the feature in " +
+    "the ring.";
 
   class MapView {
     constructor(overview) {
@@ -13,7 +14,9 @@
       this.panel.element.open = false;
       this.count = h("p", { class: "tally" });
       this.chips = h("div", {});
-      this.colour = h("select", { id: "colour", onchange: (event) => isae.goWith({ colour: event.target.value }) });
+      this.colour = h("select", {
+        id: "colour", onchange: (event) => isae.goWith({ colour: event.target.value }),
+      });
       this.legend = h("div", { class: "legend" });
       this.list = h("ol", { class: "near" });
       this.how = h("p", { class: "note" });
@@ -147,12 +150,10 @@
 
     draw() {
       if (!this.table || !this.painted) return;
-      const began = performance.now();
       const style = getComputedStyle(this.canvas);
       const colour = (name) => isae.rgb(style.getPropertyValue(name).trim());
       const focused = document.activeElement === this.canvas;
       this.points.draw(colour("--map"), colour("--faint"), focused ? this.nearest() : -1);
-      performance.measure("map", { start: began });
     }
 
     soon() {
@@ -173,7 +174,8 @@
       const value = this.table.cell(this.by, at);
       const shown = typeof value === "number" ? isae.number(value) : value;
       const label = this.table.byName.has("label") ? this.table.cell("label", at) : null;
-      return { name, label, value: shown === null ? null : `${this.table.byName.get(this.by).title}: ${shown}` };
+      const title = this.table.byName.get(this.by).title;
+      return { name, label, value: shown === null ? null : `${title}: ${shown}` };
     }
 
     /** The features in the middle as links: the map for readers without a pointer. */
@@ -200,7 +202,8 @@
         if (document.activeElement !== this.canvas) return;
         const at = this.nearest();
         const said = at < 0 ? null : this.describe(at);
-        isae.say(said ? [said.name, said.label, said.value].filter(Boolean).join(", ") : "No feature in the middle.");
+        isae.say(said ? [said.name, said.label, said.value].filter(Boolean).join(", ")
+          : "No feature in the middle.");
       }, 250);
     }
 
@@ -230,7 +233,8 @@
     key(event) {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const step = this.canvas.clientWidth / 8;
-      const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+      const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0],
+        ArrowUp: [0, step], ArrowDown: [0, -step] };
       if (event.key in moves) this.pan(...moves[event.key]);
       else if (event.key === "+" || event.key === "=") this.zoomBy(1.6);
       else if (event.key === "-") this.zoomBy(1 / 1.6);
@@ -284,7 +288,8 @@
       isae.replace(box, h("strong", {}, said.name), said.label ? h("span", {}, said.label) : null,
         said.value ? h("span", {}, said.value) : null);
       const room = 16 + box.offsetWidth;
-      box.style.left = (event.clientX + room > innerWidth ? event.clientX - room : event.clientX + 14) + "px";
+      const right = event.clientX + room > innerWidth;
+      box.style.left = (right ? event.clientX - room : event.clientX + 14) + "px";
       box.style.top = Math.min(event.clientY + 14, innerHeight - box.offsetHeight - 8) + "px";
     }
   }

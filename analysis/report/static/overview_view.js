@@ -2,12 +2,14 @@
 "use strict";
 (() => {
   const h = (...given) => isae.h(...given);
-  const PARTS = [["patches", "Patches"], ["pictures", "Pictures"], ["labels", "Labels"], ["branches", "Branches"],
-    ["tuning", "Tuning"], ["curves", "Curves"], ["matches", "Matches"], ["stability", "Seeds"]];
+  const PARTS = [["patches", "Patches"], ["pictures", "Pictures"], ["labels", "Labels"],
+    ["branches", "Branches"], ["tuning", "Tuning"], ["curves", "Curves"], ["matches", "Matches"],
+    ["stability", "Seeds"]];
 
   function finding(one, at) {
     const id = "finding-" + at;
-    return h("article", { class: "finding", "aria-labelledby": id },
+    const wide = one.table?.columns.length > 4;
+    return h("article", { class: wide ? "finding whole" : "finding", "aria-labelledby": id },
       h("h3", { id }, one.title), one.text ? h("p", {}, one.text) : null,
       one.table ? isae.plainTable(one.title, one.table.columns, one.table.rows) : null,
       one.figure ? h("img", { src: one.figure.split("/").map(encodeURIComponent).join("/"),
@@ -35,7 +37,8 @@
 
   /** Names and what they are; lists and names within names below each other. */
   function facts(pairs) {
-    return h("dl", { class: "made" }, pairs.map(([title, value]) => [h("dt", {}, title), h("dd", {}, fact(value))]));
+    return h("dl", { class: "made" }, pairs.map(([title, value]) =>
+      [h("dt", {}, title), h("dd", {}, fact(value))]));
   }
 
   function fact(value) {
@@ -52,7 +55,8 @@
     if (!said.length) {
       for (const [part, title] of PARTS) {
         const without = overview.layers.filter((layer) => layer.has?.[part] === false);
-        if (without.length) said.push(h("li", {}, `${title}: not of ${without.map((one) => one.name).join(", ")}`));
+        const names = without.map((one) => one.name).join(", ");
+        if (names) said.push(h("li", {}, `${title}: not of ${names}`));
       }
       if (overview.map === false) said.push(h("li", {}, "The map of features"));
     }
@@ -68,10 +72,12 @@
     constructor(overview) {
       const features = overview.layers.reduce((sum, layer) => sum + layer.features, 0);
       const dead = overview.layers.reduce((sum, layer) => sum + (layer.dead || 0), 0);
-      const part = (id, title, ...content) => h("section", { "aria-labelledby": id }, h("h2", { id }, title), content);
+      const part = (id, title, ...content) =>
+        h("section", { "aria-labelledby": id }, h("h2", { id }, title), content);
       this.element = h("div", { class: "view overview" },
         h("h1", { tabindex: "-1" }, overview.title),
-        h("p", { class: "lead" }, `${isae.many(features, "feature")} of ${isae.many(overview.layers.length, "layer")}`,
+        h("p", { class: "lead" }, isae.many(features, "feature"), " of ",
+          isae.many(overview.layers.length, "layer"),
           dead ? `, ${isae.count(dead)} of them never active` : "", ". ",
           "See them ", overview.map === false ? null : [h("a", { href: "#/map" }, "on a map"), " or "],
           h("a", { href: "#/features" }, "in a table"), "."),
@@ -83,7 +89,8 @@
           facts(overview.images.map((one) => [one.title, one.text]))) : null,
         part("missing", "What is missing", missing(overview)),
         overview.made_of ? part("made", "Made of", facts(Object.entries(overview.made_of))) : null,
-        overview.notes?.length ? part("notes", "Notes", h("ul", {}, overview.notes.map((note) => h("li", {}, note)))) : null);
+        overview.notes?.length
+          ? part("notes", "Notes", h("ul", {}, overview.notes.map((note) => h("li", {}, note)))) : null);
     }
 
     close() {}

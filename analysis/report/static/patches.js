@@ -3,13 +3,18 @@
 (() => {
   const h = (...given) => isae.h(...given);
   const GROUPS = [
-    ["top", "Strongest", "The places where the feature is strongest. They flatter it: look at the other groups too."],
-    ["range", "Across its range", "From its strongest values to its weakest: is it the same thing all along?"],
-    ["random", "At random where active", "Drawn from all places where it is active: what it mostly answers to."],
-    ["anywhere", "At random anywhere", "Drawn from all places: what it mostly does not answer to."],
+    ["top", "Strongest",
+      "The places where the feature is strongest. They flatter it: look at the other groups too."],
+    ["range", "Across its range",
+      "From its strongest values to its weakest: is it the same thing all along?"],
+    ["random", "At random where active",
+      "Drawn from all places where it is active: what it mostly answers to."],
+    ["anywhere", "At random anywhere",
+      "Drawn from all places: what it mostly does not answer to."],
   ];
-  const DIM = 0.72; // how dark a place without any activity is
+  const DIM = 0.5; // how dark a place without any activity is
   const SHARP = 2; // pixels of a drawing for one of a tile: heat maps are smooth
+  const ROWS = 64; // features of one sheet
   const sheets = new Map();
 
   /** The picture of a path below the report's folder, kept while it is among the last few. */
@@ -29,7 +34,8 @@
   /** The patches of a feature by group; `heat`: whether values are drawn over them. */
   isae.patches = (patches, heat) => {
     if (!patches.sheet || !patches.tile) {
-      return isae.absent("The places are known, but their pictures were not cut: the pictures of the store were not found when the patches were made.");
+      return isae.absent("The places are known, but no patches were cut: the store's pictures were not " +
+        "found when the patches were made.");
     }
     const drawn = [];
     const parts = GROUPS.map(([group, title, text]) => {
@@ -51,6 +57,30 @@
     return element;
   };
 
+  /**
+   * The strongest patches of another feature of the same layer, for beside its name. Its sheet has
+   * the same columns; it is read once the strip is near to being seen.
+   */
+  isae.strip = (patches, feature, most) => {
+    const tops = patches.entries.filter((entry) => entry.group === "top").slice(0, most);
+    const { tile } = patches;
+    const canvas = h("canvas", { class: "strip", width: tops.length * tile, height: tile,
+      role: "img", "aria-label": `Strongest patches of feature ${feature}` });
+    canvas.style.aspectRatio = String(tops.length);
+    const look = new IntersectionObserver(([seen]) => {
+      if (!seen.isIntersecting) return;
+      look.disconnect();
+      const path = patches.sheet.replace(/\d+(?=\.\w+$)/, Math.floor(feature / ROWS));
+      isae.picture(path).then((sheet) => {
+        tops.forEach((entry, at) => canvas.getContext("2d").drawImage(sheet, entry.tile * tile,
+          feature % ROWS * tile, tile, tile, at * tile, 0, tile, tile));
+        canvas.dataset.drawn = "plain";
+      }, (error) => canvas.replaceWith(h("span", { class: "absent" }, error.message)));
+    });
+    look.observe(canvas);
+    return canvas;
+  };
+
   const heldOut = (entry) => entry.split !== "train";
 
   function spoken(entry) {
@@ -66,14 +96,17 @@
     : `quantile ${isae.number(entry.quantile)}`;
 
   function caption(entry) {
-    return h("figcaption", { title: [entry.name, `row ${entry.y}, column ${entry.x}`].filter(Boolean).join(", ") },
+    const place = `row ${entry.y}, column ${entry.x}`;
+    return h("figcaption", { title: [entry.name, place].filter(Boolean).join(", ") },
       h("span", { class: "patch-value" }, isae.number(entry.value),
         quantile(entry) ? h("span", { class: "note", title: "quantile of its positive values" },
           ` q ${Number(entry.quantile).toFixed(2)}`) : null),
       h("span", { class: "patch-label" }, entry.label || entry.name || ""),
       h("span", { class: "tags" },
-        heldOut(entry) ? h("span", { class: "tag held" }, "held out") : h("span", { class: "tag" }, "training"),
-        entry.border ? h("span", { class: "tag border", title: "padding reaches its effective field" }, "border") : null));
+        heldOut(entry) ? h("span", { class: "tag held", title: "a held-out picture" }, "held out")
+          : h("span", { class: "tag", title: "a training picture" }, "train"),
+        entry.border
+          ? h("span", { class: "tag border", title: "padding reaches its effective field" }, "border") : null));
   }
 
   function draw(canvas, sheet, patches, entry, heat) {
@@ -88,6 +121,7 @@
     context.imageSmoothingQuality = "high";
     context.drawImage(sheet, entry.tile * tile, row * tile, tile, tile, 0, 0, side, side);
     if (heat && entry.heat?.box) cover(context, side, entry.heat);
+    canvas.dataset.drawn = heat ? "heat" : "plain";
   }
 
   /** Darken what the feature does not answer to; places without a known value too. */
@@ -101,7 +135,7 @@
       pixels.data[4 * at + 3] = Math.round(255 * DIM * (1 - (cells[at] ?? 0) / 255));
     }
     small.getContext("2d").putImageData(pixels, 0, 0);
-    const [left, top, right, bottom] = box.map((part) => part * side);
+    const [left, top, right, bottom] = box.map((part) => Math.round(part * side));
     context.drawImage(small, left, top, right - left, bottom - top);
     context.fillStyle = `rgb(0 0 0 / ${DIM})`;
     context.beginPath();

@@ -20,7 +20,8 @@
     if (!parts) return [];
     const [, name, number] = parts;
     const low = name.trim().toLowerCase();
-    return layers.filter((layer) => layer.name.toLowerCase().includes(low) && Number(number) < layer.features)
+    return layers
+      .filter((layer) => layer.name.toLowerCase().includes(low) && Number(number) < layer.features)
       .map((layer) => ({ title: `${layer.name} ${Number(number)}`, note: "feature",
         address: isae.featureAddress(layer.name, Number(number)) }));
   }
@@ -86,7 +87,8 @@
       else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
         if (list.hidden) show();
         const step = event.key === "ArrowDown" ? 1 : -1;
-        if (found.length) at = at < 0 && step < 0 ? found.length - 1 : (at + step + found.length) % found.length;
+        const from = at < 0 && step < 0 ? 0 : at;
+        if (found.length) at = (from + step + found.length) % found.length;
         mark();
         event.preventDefault();
       }
@@ -101,7 +103,7 @@
       else if (exact.length === 1) go(exact[0].address);
       else if (!/^\d+$/.test(text)) go(isae.formatAddress("features", [], { words: text }));
       else if (!all.length) isae.say(`No layer of this report has a feature ${text}.`);
-      else isae.say(`${isae.many(all.length, "layer")} have a feature ${text}: choose one with the arrow keys.`);
+      else isae.say(`${isae.many(all.length, "layer")} have a feature ${text}: use the arrow keys.`);
     });
   };
 })();

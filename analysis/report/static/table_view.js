@@ -9,7 +9,8 @@
       this.panel = isae.filterPanel(this.layers);
       this.count = h("p", { class: "tally", id: "tally" });
       this.chips = h("div", {});
-      this.chooser = h("details", { class: "chooser" }, h("summary", {}, "Columns"), h("div", { class: "sheet" }));
+      this.chooser = h("details", { class: "chooser" },
+        h("summary", {}, "Columns"), h("div", { class: "sheet" }));
       this.mapLink = h("a", { class: "button" }, "On the map");
       this.grid = new isae.Grid({
         label: "Features; arrow keys move, Enter opens a feature",
@@ -48,7 +49,6 @@
     }
 
     show(table, query) {
-      const began = performance.now();
       const other = this.table !== table;
       this.table = table;
       const matching = isae.matching(table, query);
@@ -64,7 +64,6 @@
       isae.replace(this.chips, isae.filterChips(table, query, matching.unknown));
       if (other || !this.chooser.contains(document.activeElement)) this.fillChooser();
       this.tell(rows.length, table.length, sort);
-      performance.measure("table", { start: began });
     }
 
     tell(count, all, sort) {
@@ -72,7 +71,8 @@
         : `${isae.count(count)} of ${isae.many(all, "feature")}`;
       this.count.textContent = text;
       const by = sort.name === "layer" ? "" :
-        `, sorted by ${this.table.byName.get(sort.name).title}, ${sort.descending ? "largest" : "smallest"} first`;
+        `, sorted by ${this.table.byName.get(sort.name).title}, ` +
+        `${sort.descending ? "largest" : "smallest"} first`;
       isae.say(text + by);
     }
 

@@ -204,12 +204,12 @@ def _page(
 
 
 def _patch(at: int, group: str, texts: tuple[str, ...], rng: np.random.Generator) -> dict[str, Any]:
-    near = np.hypot(*np.mgrid[-2:3, -2:3])
+    near = np.hypot(*np.mgrid[-1:4, -2:2])
     return {
         "tile": at, "group": group, "value": 8.0 - 0.5 * at, "quantile": 1 - at / 20,
         "name": f"n01443537/images/{at}.JPEG", "label": texts[at % len(texts)] or "goldfish",
         "split": "holdout" if at % 5 == 4 else "train", "y": at, "x": 3, "border": at % 4 == 0,
-        "heat": {"rows": 5, "columns": 5, "top": 0, "left": 0, "box": [-0.1, -0.1, 1.1, 1.1],
+        "heat": {"rows": 5, "columns": 4, "top": 0, "left": 0, "box": [-0.1, -0.1, 1.0, 1.1],
                  "values": np.uint8(255 * np.exp(-near * rng.uniform(0.4, 1.2))).ravel()},
     }  # fmt: skip
 

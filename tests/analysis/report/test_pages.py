@@ -129,6 +129,7 @@ def test_patches_are_the_right_tiles_with_the_feature_s_own_values_over_them(
     sheet = Image.open(report.folder / known["sheet"]).convert("RGB")
     tiles = page.locator("canvas.patch")
     expect(tiles).to_have_count(len(known["entries"]))
+    expect(page.locator("canvas[data-drawn=plain].patch")).to_have_count(len(known["entries"]))
     plain = []
     for at in (0, 7, 13):
         left, top = known["entries"][at]["tile"] * 48, known["row"] * 48
@@ -139,16 +140,20 @@ def test_patches_are_the_right_tiles_with_the_feature_s_own_values_over_them(
     page.get_by_role("button", name="Heat maps").click()
     expect(page.get_by_role("button", name="Heat maps")).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_role("button", name="Heat maps")).to_be_focused()
+    expect(page.locator("canvas[data-drawn=heat]")).to_have_count(len(known["entries"]))
     for at, before in zip((0, 7, 13), plain, strict=True):
         left_over = pixels(tiles.nth(at)).sum(-1) / np.maximum(before.sum(-1), 1)
         heat = known["entries"][at]["heat"]
-        row, column = divmod(int(np.argmax(heat["values"])), heat["columns"])
         x0, y0, x1, y1 = (48 * one for one in heat["box"])
-        y = y0 + (row + 0.5) * (y1 - y0) / heat["rows"]
-        x = x0 + (column + 0.5) * (x1 - x0) / heat["columns"]
-        assert left_over[round(y - 0.5), round(x - 0.5)] > 0.9
-        far = left_over[np.hypot(*(np.mgrid[:48, :48] + 0.5 - [[[y]], [[x]]])) > 24][10:-10]
-        assert np.median(far) < 0.6
+        y = y0 + (np.arange(heat["rows"]) + 0.5) * (y1 - y0) / heat["rows"]
+        x = x0 + (np.arange(heat["columns"]) + 0.5) * (x1 - x0) / heat["columns"]
+        inside = np.ix_((y > 3) & (y < 45), (x > 3) & (x < 45))
+        shares = np.array(heat["values"]).reshape(heat["rows"], heat["columns"])[inside] / 255
+        there = left_over[
+            np.ix_(y[(y > 3) & (y < 45)].astype(int), x[(x > 3) & (x < 45)].astype(int))
+        ]
+        assert shares.shape == (3, 3)
+        assert np.abs(there - (0.5 + 0.5 * shares)).max() < 0.12
     first = tiles.first.get_attribute("aria-label") or ""
     assert first == (
         "Patch of n01443537/images/0.JPEG (goldfish), training picture, value 8, quantile 1, "
@@ -182,6 +187,17 @@ def test_a_feature_shows_what_is_known_of_it(
     largest = page.locator("#part-values tr", has_text="largest (code)").locator("td").first
     want = float(report.columns["mixed4c"]["max"][5])
     assert float(largest.inner_text()) == pytest.approx(want, rel=0.006)
+    strip = page.locator("canvas.strip").first
+    strip.scroll_into_view_if_needed()
+    near = known["neighbours"][0]["feature"]
+    sheet = Image.open(report.folder / "sheets" / "mixed4c" / f"{near // 64}.jpg").convert("RGB")
+    top = 48 * (near % 64)
+    want = np.asarray(sheet.crop((0, top, 48, top + 48)), dtype=float)[8:-8, 8:-8].mean((0, 1))
+    expect(strip).to_have_attribute("data-drawn", "plain")
+    tile = Image.open(io.BytesIO(strip.screenshot())).convert("RGB")
+    side = tile.height
+    shown = np.asarray(tile.crop((0, 0, side, side)).resize((48, 48)), dtype=float)[8:-8, 8:-8]
+    assert np.abs(shown.mean((0, 1)) - want).max() < 8
     match = known["matches"][0]
     page.get_by_role("link", name=f"{match['layer']} {match['feature']}", exact=True).click()
     wait_shown(page)
