@@ -118,7 +118,9 @@ def analyze_label(
     joined = join(inputs.run, inputs.sae.n, inputs.store.content_id)
     words = _words(labels.names, tree)
     summary = _describe(inputs, config, halves, tree)
-    summary |= seen.words | summarise_labels(labels, chance, sampled, grouping, left_out, config)
+    summary |= seen.words | summarise_labels(
+        labels, chance, sampled, grouping, left_out, seen.mirrored, config
+    )
     summary["joined"] = describe_joined(joined, labels)
 
     def fill(folder: Path) -> None:

@@ -15,7 +15,7 @@ from isae.analysis.label.taxonomy import KINDS, RARE, TAXONOMY, UNEXPLAINED, Lab
 from isae.analysis.style import NULL_COLOUR, PALETTE, save, styled
 
 _COLOURS = {
-    **dict(zip(KINDS, (*PALETTE, "#8C564B", "#B2182B"), strict=False)),
+    **dict(zip(KINDS, (*PALETTE[:6], "#F0E442", "#8C564B", "#B2182B"), strict=True)),
     UNEXPLAINED: "#DDDDDD",
     RARE: "#F4F4F4",
 }

@@ -11,6 +11,8 @@ from isae.analysis.arrays import F64, I64, Bools
 from isae.analysis.label.branches import Grouping
 from isae.analysis.label.chance import Chance
 from isae.analysis.label.config import LabelConfig
+from isae.analysis.label.names import POSITION
+from isae.analysis.label.padding import Mirrored
 from isae.analysis.label.taxonomy import (
     DEAD,
     KINDS,
@@ -45,6 +47,8 @@ NOTES = (
     "features; features of one dictionary are not independent",
     "'unexplained' means: by none of the names that were tried",
     "colours, directions and fineness are cut at fixed angles and at quantiles of these pictures",
+    "a feature active on too few of the mirrored pictures is not tested for padding: its position "
+    "may be padding's doing",
     "by_chance is for all kinds at one bound: a kind of few labels can have a larger part of "
     "chance than the whole",
 )
@@ -56,6 +60,7 @@ def summarise_labels(
     sampled: Mapping[str, F64],
     grouping: Grouping,
     left_out: Mapping[str, str],
+    mirrored: Mirrored,
     config: LabelConfig,
 ) -> dict[str, Any]:
     """What summary.json says of names, tests, labels and chance."""
@@ -83,6 +88,7 @@ def summarise_labels(
             if kind in labels.kinds
         },
         "kinds_left_out": dict(left_out),
+        "positions_by_padding": _positions(labels, mirrored, config.padding_images),
         "taxonomy": _taxonomy(labels, chance, grouping, np.ones(len(labels.kind_N), np.bool_)),
         "branches": {
             name: _taxonomy(labels, chance, grouping, grouping.branch_N == number)
@@ -134,6 +140,19 @@ def _taxonomy(labels: Labels, chance: Chance, grouping: Grouping, among_N: Bools
             by_chance = (chance.kind_DN[:, among_N] == number).sum(axis=1)
             found[name]["by_chance"] = float(by_chance.mean())
     return found
+
+
+def _positions(labels: Labels, mirrored: Mirrored, least: int) -> dict[str, int]:
+    """Of the features labelled by position, those that padding was tested for, and lose half."""
+    mine_N = labels.kind_N == TAXONOMY.index(POSITION)
+    tested_N = mine_N & (mirrored.images_N >= least)
+    with np.errstate(invalid="ignore"):
+        lost_N = tested_N & (mirrored.kept_N < 0.5)
+    return {
+        "labels": int(mine_N.sum()),
+        "tested_for_padding": int(tested_N.sum()),
+        "keep_less_than_half": int(lost_N.sum()),
+    }
 
 
 def labels_text(summary: dict[str, Any], out: str) -> str:
