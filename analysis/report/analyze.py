@@ -19,7 +19,6 @@ from isae.analysis.report.config import ReportConfig
 from isae.analysis.report.copies import copy_pages, link_images
 from isae.analysis.report.details import write_details
 from isae.analysis.report.feature_map import FeatureMap, lay_out
-from isae.analysis.report.findings import summary_findings
 from isae.analysis.report.overview import (
     NO_MAP,
     layer_entry,
@@ -27,7 +26,9 @@ from isae.analysis.report.overview import (
     map_finding,
     missing_notes,
     notes_of,
+    summary_findings,
 )
+from isae.analysis.report.patch_rows import CellPlaces
 from isae.analysis.report.profiles import common_images, read_profiles
 from isae.analysis.report.scripts import encode, write_script
 from isae.analysis.report.sources import Source, Sources, find_sources
@@ -129,6 +130,7 @@ class _Writer:
             write_details(
                 folder, tables, run.stored.branches, neighbours,
                 None if profiles is None else profiles.histograms, self._names(source),
+                CellPlaces.of(run.info, int(run.store.manifest["size"])),
             )  # fmt: skip
             link_images(tables, folder)
         self.layers.append(layer_entry(run, tables))
@@ -202,8 +204,11 @@ class _Writer:
 
     def _title(self) -> str:
         studies, runs = self.sources.studies, self.sources.runs
-        where = studies[0].path if studies else runs[0].run
-        return f"Features of {where.resolve().name}"
+        if studies:
+            names = [one.path.resolve().name for one in studies]
+        else:
+            names = [one.name for one in runs[:3]] + ["..."] * (len(runs) > 3)
+        return f"Features of {', '.join(names)}"
 
 
 def _store(source: Source) -> Store:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from isae.analysis.arrays import F64, I64, Bools
 from isae.analysis.report.match_rows import best_matches
+from isae.analysis.report.patch_rows import feature_pictures
 from isae.analysis.report.scripts import category_column, number_column, text_column
 from isae.analysis.report.tables import FeatureTable, RunTables
 from isae.analysis.report.tuning_columns import tuning_columns
+from isae.analysis.visualise.config import FEATURE
 
 Column = dict[str, Any]
 
@@ -108,7 +111,7 @@ def _branches(tables: RunTables, branches: Sequence[str]) -> list[Column]:
             "concentration", "concentration", "share",
             "Largest excess over branches: energy share in the decoder row beyond the branch's "
             "share of channels, which is what exchangeable channels would give.",
-            _largest(list(excess.values())),
+            np.where(alive_N, _largest(list(excess.values())), np.nan),
         ),
         number_column(
             "q_branch", "q", "",
@@ -226,32 +229,33 @@ def _labels(tables: RunTables) -> list[Column]:
     return [
         text_column("label", "label", "Name without a language model; empty: none was found.",
                     table.texts("label")),
-        category_column("taxonomy", "taxonomy", "Kind of the label; 'unexplained': none fits.",
+        category_column("taxonomy", "taxonomy",
+                        "Kind of the label; 'unexplained': no name holds; 'rare': too few images.",
                         table.texts("taxonomy")),
-        number_column("label_score", "score", "",
-                      "Effect of the label on the images that it was not chosen on.",
-                      table.numbers("score")),
-        number_column("label_chance", "chance", "", "The same score expected by chance.",
+        number_column("label_score", "score", "share",
+                      "Share of its strongest images that have the name, of images that the name "
+                      "was not chosen on.", table.numbers("score")),
+        number_column("label_chance", "chance", "share", "The same share by chance.",
                       table.numbers("chance")),
-        number_column("label_q", "q of label", "", "q of the label.", table.numbers("q")),
+        number_column("label_q", "q of label", "", "q of the label (Benjamini-Hochberg).",
+                      table.numbers("q")),
     ]  # fmt: skip
 
 
 def _pictures(tables: RunTables) -> list[Column]:
-    table = tables.table("visualise", "pictures")
+    table = feature_pictures(tables)
     if table is None:
         return []
+    table = table.filter(pc.field("kind") == FEATURE)
     ratio_N = np.full(tables.features, np.nan)
-    rows = table.select(["feature", "kind", "reached", "best"]).to_pylist()
-    for row in rows:
-        best = row["best"]
-        if row["kind"] == "feature" and row["feature"] is not None and best and best > 0:
-            ratio_N[row["feature"]] = np.fmax(ratio_N[row["feature"]], row["reached"] / best)
+    reached, best, unit = (table[name].to_numpy() for name in ("reached", "best", "feature"))
+    some = best > 0
+    np.fmax.at(ratio_N, unit[some], (reached[some] / best[some]).astype(np.float64))
     return [
         number_column(
             "picture", "picture / best", "",
-            "Activation reached by the optimised picture over the largest of the data; none: no "
-            "picture was made.",
+            "Activation that the optimised picture reaches over the largest of the data (of "
+            "several pictures the largest); none: no picture was made.",
             ratio_N,
         )
     ]  # fmt: skip

@@ -15,14 +15,17 @@ class ReportConfig:
     """Heading of the pages; empty: the name of the study or run."""
     draw_map: bool = True
     """Whether to encode images for the map of all features and for histograms of activations."""
-    map_images: int = 1000
+    map_images: int = 3000
     """Images, the same of every layer, whose profiles place the features on the map."""
-    least_images: int = 3
+    least_images: int = 2
     """A feature active on fewer of them is not on the map."""
-    dimensions: int = 50
+    dimensions: int = 256
     """Principal directions of the profiles that UMAP starts from."""
     map_neighbours: int = 15
     """Neighbours of each feature that UMAP keeps close."""
+    least_distance: float = 0.0
+    """Distance on the map below which UMAP does not push features apart; 0 keeps most neighbours.
+    """
     epochs: int = 200
     """Passes of UMAP over its graph."""
     sample: int = 1000
@@ -40,4 +43,5 @@ class ReportConfig:
         check(self.map_images >= 2, "--map-images of at least 2", self.map_images)
         for name in ("least_images", "dimensions", "epochs", "sample", "neighbours", "batch_size"):
             check(getattr(self, name) >= 1, f"{name} of at least 1", getattr(self, name))
+        check(0 <= self.least_distance < 1, "least_distance from 0 to 1", self.least_distance)
         check(self.map_neighbours >= 2, "map_neighbours of at least 2", self.map_neighbours)

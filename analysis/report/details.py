@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from isae.analysis.arrays import F64
 from isae.analysis.layers.correlation import Tops
+from isae.analysis.report.density_rows import Densities
 from isae.analysis.report.label_rows import label_lists
 from isae.analysis.report.match_rows import match_lists
-from isae.analysis.report.patch_rows import PatchRows, picture_lists
+from isae.analysis.report.patch_rows import CellPlaces, PatchRows, picture_lists
 from isae.analysis.report.profiles import Histograms
 from isae.analysis.report.scripts import BLOCK, details_name, write_script
 from isae.analysis.report.tables import FeatureTable, RunTables
@@ -29,13 +30,14 @@ def write_details(
     neighbours: Tops,
     histograms: Histograms | None,
     names: Mapping[str, str],
+    places: CellPlaces,
 ) -> None:
     """Write data/details/LAYER/0.js and so on.
 
     branches: channel ranges of the layer's branches; neighbours: nearest decoder rows; names:
-    {layer: name in the report} of the layers it is compared with.
+    {layer: name in the report} of the layers it is compared with; places: of the layer's cells.
     """
-    page = FeaturePages(tables, branches, neighbours, histograms, names)
+    page = FeaturePages(tables, branches, neighbours, histograms, names, places)
     for block in range(-(-tables.features // BLOCK)):
         start, stop = block * BLOCK, min((block + 1) * BLOCK, tables.features)
         pages = [page.of(feature) for feature in range(start, stop)]
@@ -52,15 +54,15 @@ class FeaturePages:
         neighbours: Tops,
         histograms: Histograms | None,
         names: Mapping[str, str],
+        places: CellPlaces,
     ) -> None:
         self.features = tables.by_feature("branches", "features")
         self.branches = _branch_numbers(self.features, branches)
-        self.firing = _firing(self.features)
         self.tuning = TuningRows(tables)
-        self.neighbours, self.histograms = neighbours, histograms
+        self.neighbours, self.densities = neighbours, Densities(tables, histograms)
         self.matches = match_lists(tables, names) if tables.has("layers") else None
         self.labels = label_lists(tables)
-        self.patches = PatchRows(tables)
+        self.patches = PatchRows(tables, places)
         self.pictures = picture_lists(tables)
 
     def of(self, feature: int) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class FeaturePages:
             "matches": None if self.matches is None else self.matches[feature],
             "labels": None if self.labels is None else self.labels[feature],
             "pictures": None if self.pictures is None else self.pictures[feature],
-            "density": self._density(feature),
+            "density": self.densities.of(feature),
         }
 
     def _neighbours(self, feature: int) -> list[dict[str, Any]]:
@@ -87,25 +89,10 @@ class FeaturePages:
         )
         return [{"feature": other, "cosine": short(r)} for other, r in found if other >= 0]
 
-    def _density(self, feature: int) -> dict[str, Any] | None:
-        known: dict[str, Any] = {
-            name: short(values_N[feature]) for name, values_N in self.firing.items()
-        }
-        if self.histograms is not None:
-            known |= self.histograms.of(feature)
-        return known or None
-
 
 def short(value: float) -> float | None:
     """A number with six significant digits; None for NaN."""
     return None if np.isnan(value) else float(f"{value:.{DIGITS}g}")
-
-
-def _firing(table: FeatureTable | None) -> dict[str, F64]:
-    if table is None:
-        return {}
-    names = {"rate": "firing_rate", "mean": "mean_activation", "max": "max_activation"}
-    return {name: table.numbers(column) for name, column in names.items()}
 
 
 def _branch_numbers(
@@ -124,7 +111,7 @@ def _branch_numbers(
         name: {
             "expected": (stop - start) / channels,
             **{
-                key: np.where(alive_N, table.numbers(f"{column}_{name}"), np.nan)
+                key: np.where(alive_N, table.numbers_if_any(f"{column}_{name}"), np.nan)
                 for key, column in columns.items()
             },
         }
@@ -140,14 +127,3 @@ def _branch(name: str, one: Mapping[str, F64 | float], feature: int) -> dict[str
             for key, value in one.items()
         },
     }
-
-
-def lists_by_feature(
-    feature_R: Sequence[int], rows: Sequence[dict[str, Any]], features: int
-) -> list[list[dict[str, Any]]]:
-    """Rows of every feature, in the order given; numbers beyond the features are left out."""
-    lists: list[list[dict[str, Any]]] = [[] for _ in range(features)]
-    for feature, row in zip(feature_R, rows, strict=True):
-        if 0 <= feature < features:
-            lists[feature].append(row)
-    return lists

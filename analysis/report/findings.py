@@ -6,7 +6,7 @@ verdicts, what is told apart from the untrained network is said to be; the rest 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,16 +202,6 @@ def number(value: float | None, digits: int = 3) -> str:
 def interval(ends: Sequence[float | None] | None) -> str:
     """An interval of shares; '-' for none."""
     return "-" if not ends else f"{percent(ends[0])} to {percent(ends[1])}"
-
-
-def summary_findings(tables: Sequence[RunTables]) -> Iterator[Finding]:
-    """The findings of the analyses that are there."""
-    layers = [LayerSummaries.of(one) for one in tables]
-    makers: tuple[Callable[[Sequence[LayerSummaries]], Finding | None], ...] = (
-        branch_finding, tuning_finding, curve_finding, layers_finding,
-    )  # fmt: skip
-    found = [make(layers) for make in makers] + [stability_finding(tables)]
-    yield from (one for one in found if one is not None)
 
 
 def _above(summary: Summary | None, branch: str) -> float | None:

@@ -4,17 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from isae import __version__
 from isae.analysis.inputs import RunInputs
 from isae.analysis.report.feature_map import FeatureMap
-from isae.analysis.report.findings import Finding, finding, number, percent
+from isae.analysis.report.findings import (
+    Finding,
+    LayerSummaries,
+    branch_finding,
+    curve_finding,
+    finding,
+    layers_finding,
+    number,
+    percent,
+    stability_finding,
+    tuning_finding,
+)
+from isae.analysis.report.label_findings import label_finding, picture_finding, taxonomy_finding
 from isae.analysis.report.map_quality import NEIGHBOURS
 from isae.analysis.report.sources import Sources
 from isae.analysis.report.tables import ANALYSES, RunTables
 
 NO_MAP = "no map: it was left out (--no-map)"
+
+
+def summary_findings(tables: Sequence[RunTables]) -> list[Finding]:
+    """The findings of the analyses that are there."""
+    layers = [LayerSummaries.of(one) for one in tables]
+    found = [
+        label_finding(layers),
+        branch_finding(layers),
+        tuning_finding(layers),
+        curve_finding(layers),
+        layers_finding(layers),
+        stability_finding(tables),
+        picture_finding(layers),
+        taxonomy_finding(layers),
+    ]
+    return [one for one in found if one is not None]
 
 
 def layer_entry(run: RunInputs, tables: RunTables) -> dict[str, Any]:
@@ -87,14 +116,13 @@ def missing_notes(sources: Sources, there: Mapping[str, Mapping[str, bool]]) -> 
 def _command(analysis: str, sources: Sources, run: Path) -> str:
     """The command that makes what is missing, for the first run that lacks it."""
     study = next((one for one in sources.studies if one.path in run.parents), None)
-    if study is not None and analysis not in ("label", "visualise"):
-        return f"isae-analyze all '{study.path}' --only {analysis}"
+    if study is not None:
+        return f"isae-analyze all {quote(str(study.path))} --only {analysis}"
     if analysis == "layers":
-        runs = " ".join(f"'{one.run}'" for one in sources.runs)
+        runs = " ".join(quote(str(one.run)) for one in sources.runs)
         return f"isae-analyze layers {runs}"
-    if analysis == "stability":
-        return f"isae-analyze stability '{run}' and runs of other seeds"
-    return f"isae-analyze {analysis} '{run}'"
+    behind = " and runs of other seeds" if analysis == "stability" else ""
+    return f"isae-analyze {analysis} {quote(str(run))}{behind}"
 
 
 def map_finding(drawn: FeatureMap) -> Finding | None:

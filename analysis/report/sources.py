@@ -95,7 +95,7 @@ def _of_net(net: Net, others: Sequence[Net], layer: str) -> Source:
 def _of_run(run: Path) -> Source:
     config: dict[str, Any] = read_run(run)[0]
     layer, analysis = str(config["layer"]), run / "analysis"
-    seed = config.get("seed")
+    seed = config.get("options", {}).get("seed")
     return Source(layer, layer, run, seed, None, analysis / "layers", analysis / "stability")
 
 

@@ -26,39 +26,48 @@ ANALYSES = ("branches", "tuning", "curves", "layers", "stability", "label", "vis
 class FeatureTable:
     """One row per feature, in order; features that a table leaves out are null.
 
-    row_N: row of the table of each feature, -1 for none.
+    row_N: row of the table of each feature, -1 for none; path: where the table lies.
     """
 
     table: pa.Table
     row_N: I64
+    path: Path
 
     def __contains__(self, name: str) -> bool:
         """Whether the table has such a column."""
         return name in self.table.column_names
 
     def numbers(self, name: str) -> F64:
-        """A column as float64 [N]; NaN where null or absent, infinity as NaN too."""
+        """A column as float64 [N]; NaN where null or infinite. Raises DataError without it."""
         found_N = np.full(len(self.row_N), np.nan)
-        if name not in self:
-            return found_N
-        column = pc.cast(self.table[name], pa.float64())
+        column = pc.cast(self._column(name), pa.float64())
         values = column.to_numpy(zero_copy_only=False).astype(np.float64)
         has = self.row_N >= 0
         found_N[has] = values[self.row_N[has]]
         found_N[~np.isfinite(found_N)] = np.nan
         return found_N
 
+    def numbers_if_any(self, name: str) -> F64:
+        """`numbers`, or all NaN where a part of the analysis was left out with its columns."""
+        return self.numbers(name) if name in self else np.full(len(self.row_N), np.nan)
+
     def texts(self, name: str) -> list[str | None]:
-        """A column as texts, None where null or absent."""
-        if name not in self:
-            return [None] * len(self.row_N)
-        values = self.table[name].to_pylist()
+        """A column as texts, None where null. Raises DataError without it."""
+        values = self._column(name).to_pylist()
         return [None if row < 0 or values[row] is None else str(values[row]) for row in self.row_N]
 
     def flags(self, name: str) -> list[str | None]:
-        """A column of truth values as 'yes' and 'no', None where null or absent."""
+        """A column of truth values as 'yes' and 'no', None where null."""
         words = {1.0: "yes", 0.0: "no"}
         return [words.get(value) for value in self.numbers(name).tolist()]
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        if name not in self:
+            raise DataError(
+                f"expected the column '{name}' in {self.path}, found none; the analysis is of "
+                "another version of isae: make it again with --overwrite"
+            )
+        return self.table[name]
 
 
 class RunTables:
@@ -138,7 +147,7 @@ def lined_up(table: pa.Table, features: int, where: Path) -> FeatureTable:
             "the analysis is of another run: make it again with --overwrite"
         )
     row_N[number] = np.arange(len(number))
-    return FeatureTable(table, row_N)
+    return FeatureTable(table, row_N, where)
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -6,6 +6,7 @@ With ISAE_BROWSER=required, which continuous integration sets, a missing browser
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -102,14 +103,38 @@ def shown(page: Page) -> None:
 @pytest.fixture(scope="session")
 def made_up() -> ModuleType:
     """The module that makes reports up."""
-    path = Path(__file__).with_name("made_up.py")
-    spec = importlib.util.spec_from_file_location("isae_made_up_reports", path)
+    return load_beside("made_up")
+
+
+@pytest.fixture(scope="session")
+def make_up_analyses() -> Any:
+    """make_up_analyses(run, stability, features, text) writes analyses that take long."""
+    return load_beside("made_up_tables").make_up_analyses
+
+
+def load_beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"isae_{name}_for_tests", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def read_script() -> Callable[[str], tuple[str, Any]]:
+    """read_script(text) -> (name, value) of a script of data, by Python's own JSON."""
+
+    def read(text: str) -> tuple[str, Any]:
+        assert text.startswith("isae.take(")
+        assert text.endswith(");\n")
+        name, value = json.loads(f"[{text[len('isae.take(') : -3]}]")
+        return name, value
+
+    return read
 
 
 @pytest.fixture(scope="session")

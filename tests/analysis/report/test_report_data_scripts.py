@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,22 @@ HOSTILE = (
 )  # fmt: skip
 
 
-def read(text: str) -> tuple[str, Any]:
-    """(name, value) of a script, by an independent reader: Python's own JSON."""
-    assert text.startswith("isae.take(")
-    assert text.endswith(");\n")
-    name, value = json.loads(f"[{text[len('isae.take(') : -3]}]")
-    return name, value
+Read = Callable[[str], tuple[str, Any]]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_come_back_and_leave_no_markup(text: str) -> None:
+def test_hostile_texts_come_back_and_leave_no_markup(text: str, read_script: Read) -> None:
     script = scripts.script_text("overview", {"title": text, "list": [text]})
-    assert read(script) == ("overview", {"title": text, "list": [text]})
+    assert read_script(script) == ("overview", {"title": text, "list": [text]})
     body = script.removeprefix("isae.take")
     assert body.isascii()
     assert (body.count("<"), body.count(">"), body.count("\n")) == (0, 0, 1)
 
 
-def test_numbers_that_json_has_not_become_null_wherever_they_stand() -> None:
+def test_numbers_that_json_has_not_become_null_wherever_they_stand(read_script: Read) -> None:
     value = {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], "c": np.array([1.0, math.nan]),
              "d": np.float32(0.5), "e": np.int64(7), "f": np.bool_(True), "g": None}  # fmt: skip
-    assert read(scripts.script_text("x", value))[1] == {
+    assert read_script(scripts.script_text("x", value))[1] == {
         "a": None, "b": [None, [1.5, None]], "c": [1.0, None], "d": 0.5, "e": 7, "f": True,
         "g": None,
     }  # fmt: skip
@@ -94,11 +89,11 @@ def test_names_that_are_no_safe_paths_are_refused(name: str, tmp_path: Path) -> 
     assert list(tmp_path.rglob("*.js")) == []
 
 
-def test_a_script_lies_at_its_name(tmp_path: Path) -> None:
+def test_a_script_lies_at_its_name(tmp_path: Path, read_script: Read) -> None:
     name = scripts.details_name("mixed3a", 3)
     path = scripts.write_script(tmp_path, name, [])
     assert path == tmp_path / "data" / "details" / "mixed3a" / "3.js"
-    assert read(path.read_text()) == (name, [])
+    assert read_script(path.read_text()) == (name, [])
     with pytest.raises(DataError, match="__proto__"):
         scripts.write_script(tmp_path, "x", [{"__proto__": 1}])
 
