@@ -13,7 +13,7 @@ JOBS ?= 2
 .PHONY: help install demo test lint typecheck pytest soak gpu clean
 
 help:
-	@echo "make demo    install, then photos -> store -> SAE -> branch map on procedural pictures"
+	@echo "make demo    install, then photos -> store -> SAE -> branches, labels, pages, on procedural pictures"
 	@echo "make test    install, then ruff, mypy and pytest"
 	@echo "make soak    the long tests; their counts go to $(SOAK)"
 	@echo "make gpu     the tests of the Triton kernels, compiled, on this machine's GPU"
@@ -30,12 +30,16 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@$(BIN)/isae-store build --images synthetic:1200 --layers mixed4c --out $(DEMO)/store --overwrite
-	@$(BIN)/isae-train $(DEMO)/store --layer mixed4c --out $(DEMO)/run --epochs 5 --expansion 4 --overwrite
+	@$(BIN)/isae-train $(DEMO)/store --layer mixed4c --out $(DEMO)/run --epochs 5 --expansion 1 --overwrite
 	@$(BIN)/isae-analyze branches $(DEMO)/run --overwrite
+	@$(BIN)/isae-analyze label $(DEMO)/run --overwrite
+	@$(BIN)/isae-analyze visualise $(DEMO)/run --visualise 8 --overwrite
+	@$(BIN)/isae-analyze report $(DEMO)/run --out $(DEMO)/report --title "isae demo" --overwrite
 	@echo
 	@echo "store    $(DEMO)/store                     isae-store info $(DEMO)/store"
 	@echo "SAE      $(DEMO)/run/sae/mixed4c           metrics in $(DEMO)/run/metrics.jsonl"
 	@echo "branches $(DEMO)/run/analysis/branches     summary.json, features.csv, figures"
+	@echo "report   $(DEMO)/report/index.html         open it in a browser: it needs no server"
 
 test: lint typecheck pytest
 
