@@ -148,7 +148,7 @@ def test_rooms_are_linked_into_the_package(repository: Path) -> None:
         assert str(link.readlink()) == f"../{room}"
 
 
-def test_the_wheel_holds_every_module_and_the_weights(repository: Path, tmp_path: Path) -> None:
+def test_the_wheel_holds_every_module_weights_pages_and_tables(repository: Path, tmp_path: Path) -> None:
     """Built from a copy: a build writes folders beside the sources."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -171,6 +171,10 @@ def test_the_wheel_holds_every_module_and_the_weights(repository: Path, tmp_path
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
     expected = {"isae/py.typed", "isae/inception/inceptionv1_tin200.safetensors"}
+    expected |= {"isae/analysis/label/wordnet.tsv"}
+    pages = repository / "analysis" / "report" / "static"
+    expected |= {f"isae/analysis/report/static/{path.name}" for path in pages.iterdir()}
+    assert "isae/analysis/report/static/index.html" in expected
     for name, folder in packages(repository).items():
         expected |= {f"{name.replace('.', '/')}/{path.name}" for path in folder.glob("*.py")}
     inside = {name for name in held if ".dist-info/" not in name}
