@@ -67,12 +67,23 @@
     const cell = (value, at) => isae.h(at === 0 ? "th" : "td", {
       scope: at === 0 ? "row" : null, class: numeric[at] ? "number" : null,
     }, typeof value === "number" ? isae.number(value) : value ?? "–");
-    return isae.h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    const box = isae.h("div", { class: "scroll" },
       isae.h("table", attributes,
         isae.h("caption", { class: "unseen" }, caption),
         isae.h("thead", {}, isae.h("tr", {}, columns.map((column, at) => isae.h("th", {
           scope: "col", class: numeric[at] ? "number" : null, title: column.help,
         }, column.title ?? column)))),
         isae.h("tbody", {}, rows.map((row) => isae.h("tr", {}, row.map(cell))))));
+    new ResizeObserver(() => reach(box, caption)).observe(box);
+    return box;
   };
+
+  /** A table wider or taller than its place can be scrolled by the keyboard too. */
+  function reach(box, caption) {
+    const more = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+    for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", caption]]) {
+      if (more) box.setAttribute(name, value);
+      else box.removeAttribute(name);
+    }
+  }
 })();

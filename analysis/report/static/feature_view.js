@@ -106,10 +106,26 @@
       return h("div", { class: "feature-head" },
         h("nav", { "aria-label": "Features beside this one", class: "steps" },
           step(feature - 1, "‹ Previous", "prev"), step(feature + 1, "Next ›", "next")),
+        this.inList(layer, feature),
         h("h1", { tabindex: "-1" }, `${layer.name} ${feature}`),
         table?.byName.has("label")
           ? h("p", { class: label ? "feature-label" : "feature-label absent" }, label || "no label") : null,
         chips.length ? h("ul", { class: "chips", "aria-label": "What it is" }, chips) : null);
+    }
+
+    /** Its neighbours in the table that the reader comes from, in that table's order. */
+    inList(layer, feature) {
+      const { table, rows, address } = isae.list ?? {};
+      const at = rows ? rows.indexOf(table.rowOf(layer.name, feature)) : -1;
+      if (at < 0) return null;
+      const link = (place, text) => {
+        if (place < 0 || place >= rows.length) return null;
+        const name = [table.layerOf(rows[place]), table.featureOf(rows[place])];
+        return h("a", { href: isae.featureAddress(...name) }, `${text} ${name.join(" ")}`);
+      };
+      return h("nav", { class: "in-list", "aria-label": "In the table you come from" },
+        h("a", { href: address }, `${isae.count(at + 1)} of ${isae.count(rows.length)} in the table`),
+        link(at - 1, "before:"), link(at + 1, "after:"));
     }
 
     replacePatches(heat) {

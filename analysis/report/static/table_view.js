@@ -3,6 +3,8 @@
 (() => {
   const h = (...given) => isae.h(...given);
 
+  const left = new Map(); // where a reader was in the table of an address, for the way back
+
   class TableView {
     constructor(overview) {
       this.layers = overview.layers.map((layer) => layer.name);
@@ -29,12 +31,14 @@
     }
 
     close() {
+      left.set(this.address, { top: this.grid.scroller.scrollTop, active: this.grid.active });
       this.grid.close();
     }
 
     async update(address) {
       const query = address.query;
       this.query = query;
+      this.address = location.hash;
       this.mapLink.href = isae.formatAddress("map", [], isae.filterQuery(query));
       const layers = isae.layersOf(query, this.layers);
       if (!layers.length) {
@@ -59,10 +63,14 @@
       const key = JSON.stringify([isae.filterQuery(query), sort]);
       if (this.key !== undefined && this.key !== key) this.grid.scroller.scrollTop = this.grid.active = 0;
       this.key = key;
+      const back = other ? left.get(this.address) : null;
+      if (back) this.grid.active = back.active;
       this.grid.show(table, this.names, rows, sort);
+      if (back) this.grid.scroller.scrollTop = back.top;
       this.panel.sync(table, query);
       isae.replace(this.chips, isae.filterChips(table, query, matching.unknown));
       if (other || !this.chooser.contains(document.activeElement)) this.fillChooser();
+      isae.list = { table, rows, address: this.address }; // a feature's page steps through it
       this.tell(rows.length, table.length, sort);
     }
 

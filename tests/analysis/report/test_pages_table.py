@@ -151,6 +151,9 @@ def test_keyboard_moves_through_all_rows_of_which_few_are_in_the_page(
     page.wait_for_url("**/*#/feature/mixed5b/129")
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     expect(page.get_by_role("heading", level=1)).to_have_text("mixed5b 129")
+    page.go_back()
+    expect(page.locator("#row-469")).to_be_in_viewport()
+    assert grid.get_attribute("aria-activedescendant") == "row-469"
 
 
 def test_rows_after_a_long_scroll_are_the_right_ones(
@@ -159,9 +162,15 @@ def test_rows_after_a_long_scroll_are_the_right_ones(
     page = visit(f"{report.page}#/features?sort=-rate")
     page.locator(".scroller").evaluate("box => { box.scrollTop = 300 * 34; }")
     row = page.locator("#row-305")
+    after = names(report)[order(report.all("rate"), descending=True)[306]]
     expect(row).to_be_in_viewport()
     want = names(report)[order(report.all("rate"), descending=True)[305]]
     assert row.inner_text().split()[:2] == [want[0], str(want[1])]
+    row.click()
+    steps = page.get_by_role("navigation", name="In the table you come from")
+    expect(steps).to_contain_text("306 of 470 in the table")
+    steps.get_by_role("link", name="after:").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"{after[0]} {after[1]}")
 
 
 def test_columns_are_chosen_and_stay_in_the_address(
