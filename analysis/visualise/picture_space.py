@@ -31,6 +31,7 @@ from isae.randomness import keyed_rng
 
 _EDGE = 0.02
 _LEAST_SPREAD = 1e-3
+_LEAST_AMPLITUDE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Statistics:
         ones that of one cycle over `side` pixels.
         """
         cycles = np.maximum(cycles_a_pixel * self.side, 1.0)
-        found: F64 = np.interp(cycles, np.arange(len(self.amplitude)), self.amplitude)
+        whole = np.arange(1, len(self.amplitude))
+        # Between whole cycles along powers of frequency, so that 1/f stays 1/f.
+        known = np.log(np.maximum(self.amplitude[1:], _LEAST_AMPLITUDE))
+        found: F64 = np.exp(np.interp(np.log(cycles), np.log(whole), known))
         return found
 
 

@@ -47,7 +47,12 @@ def test_a_plain_start_falls_as_one_over_f_with_the_spread_asked_for(size: int) 
     z = torch.logit(pictures).numpy()
     assert z.std() == pytest.approx(0.5, rel=0.05)  # 600 planes; the lowest cycles vary most
     fall = radial_amplitude(z.reshape(-1, size, size))
-    np.testing.assert_allclose(fall[1] / fall[1:12], np.arange(1, 12), rtol=0.12)
+    cycles = np.fft.fftfreq(size) * size
+    radius = np.hypot(cycles[:, None], cycles[None, :])
+    ring = np.rint(radius).astype(int).ravel()
+    power = 1 / np.maximum(radius, 1).ravel() ** 2
+    wanted = np.sqrt(np.bincount(ring, power) / np.bincount(ring))
+    np.testing.assert_allclose(fall[1:12] / fall[2], wanted[1:12] / wanted[2], rtol=0.12)
 
 
 def test_pixels_are_rounded_and_fill_is_the_empty_picture() -> None:
