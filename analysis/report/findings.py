@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isae.analysis.report.summaries import read_summary
-from isae.analysis.report.tables import RunTables
+from isae.analysis.report.tables import ANALYSES, RunTables
 
 Finding = dict[str, Any]
 Summary = Mapping[str, Any]
@@ -187,6 +187,27 @@ def stability_finding(tables: Sequence[RunTables]) -> Finding | None:
 def share_text(counts: Mapping[str, int]) -> str:
     """'3 more, 2 less, ...' in the order of the counts."""
     return ", ".join(f"{count:,} {word}" for word, count in counts.items())
+
+
+def cost_finding(tables: Sequence[RunTables]) -> Finding | None:
+    """What every analysis took, as it recorded it."""
+    names = [name for name in ANALYSES if any(one.has(name) for one in tables)]
+    if not names:
+        return None
+    rows = [
+        [
+            one.source.name,
+            *(number(one.summaries.get(name, {}).get("seconds"), 1) for name in names),
+        ]
+        for one in tables
+    ]
+    return finding(
+        "What it cost",
+        "Seconds of each analysis, as it was made last; of pictures and patches those of the last "
+        "call. The comparison of layers is one for all of them.",
+        ["layer", *names],
+        rows,
+    )
 
 
 def percent(value: float | None) -> str:

@@ -14,6 +14,7 @@ from isae.analysis.report.findings import (
     Finding,
     LayerSummaries,
     branch_finding,
+    cost_finding,
     curve_finding,
     finding,
     layers_finding,
@@ -42,6 +43,7 @@ def summary_findings(tables: Sequence[RunTables]) -> list[Finding]:
         stability_finding(tables),
         picture_finding(layers),
         taxonomy_finding(layers),
+        cost_finding(tables),
     ]
     return [one for one in found if one is not None]
 
@@ -100,17 +102,20 @@ def made_of(sources: Sources, stores: Mapping[str, Mapping[str, Any]]) -> dict[s
     }
 
 
-def missing_notes(sources: Sources, there: Mapping[str, Mapping[str, bool]]) -> list[str]:
-    """What is absent, and the command that makes it. there: {layer: what_is_there}."""
-    notes = []
+def missing_parts(
+    sources: Sources, there: Mapping[str, Mapping[str, bool]]
+) -> list[dict[str, str]]:
+    """[{what, how}]: what is absent, what makes it. there: {layer: what_is_there}."""
+    parts = []
     for analysis in ANALYSES:
         lacking = [one for one in sources.runs if not there[one.name][analysis]]
         if analysis == "layers" and len(sources.runs) == 1:
             continue
         if lacking:
             names = ", ".join(one.name for one in lacking)
-            notes.append(f"no {analysis} of {names}: {_command(analysis, sources, lacking[0].run)}")
-    return notes
+            how = _command(analysis, sources, lacking[0].run)
+            parts.append({"what": f"no {analysis} of {names}", "how": how})
+    return parts
 
 
 def _command(analysis: str, sources: Sources, run: Path) -> str:
