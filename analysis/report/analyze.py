@@ -24,7 +24,7 @@ from isae.analysis.report.overview import (
     layer_entry,
     made_of,
     map_finding,
-    missing_notes,
+    missing_parts,
     notes_of,
     summary_findings,
 )
@@ -148,11 +148,14 @@ class _Writer:
             findings.append(one)
         there = {one["name"]: one["has"] for one in self.layers}
         title = self.config.title or self._title()
-        notes = [*self.notes, *missing_notes(self.sources, there), *notes_of(self.tables)]
+        missing = missing_parts(self.sources, there)
+        notes = notes_of(self.tables)
+        said = [*self.notes, *(f"{one['what']}: {one['how']}" for one in missing), *notes]
         of = made_of(self.sources, self.stores)
         value = {
             "title": title, "made_of": of, "layers": self.layers, "findings": findings,
-            "notes": notes, "map": drawn is not None,
+            "missing": [*({"what": note} for note in self.notes), *missing], "notes": notes,
+            "map": drawn is not None,
         }  # fmt: skip
         write_script(folder, "overview", value)
         self.summary |= {
@@ -163,7 +166,7 @@ class _Writer:
             "layers": self.layers,
             "features": sum(one["features"] for one in self.layers),
             "map": None if drawn is None else drawn.as_json(),
-            "notes": notes,
+            "notes": said,
             "findings": [one["title"] for one in findings],
             "seconds_by_stage": {name: round(one, 2) for name, one in self.seconds.items()},
         }

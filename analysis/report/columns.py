@@ -25,22 +25,24 @@ def layer_columns(
     """All columns for which an analysis is there, in the order in which the page shows them.
 
     branches: names of the layer's branches; neighbour_N: cosine with the nearest decoder row;
-    active_N: images of the map that a feature is active on, None without them.
+    active_N: images of the map that a feature is active on, None without them. group: under
+    which heading the page offers a column.
     """
-    return [
-        *_labels(tables),
-        *_firing(tables, active_N),
-        *_branches(tables, branches),
-        *tuning_columns(tables),
-        *_curves(tables),
-        *_stability(tables),
-        *_matches(tables),
-        number_column(
-            "neighbour_cosine", "nearest in layer", "",
-            "Largest cosine with the decoder row of another feature of this layer.", neighbour_N,
-        ),
-        *_pictures(tables),
-    ]  # fmt: skip
+    nearest = number_column(
+        "neighbour_cosine", "nearest in layer", "",
+        "Largest cosine with the decoder row of another feature of this layer.", neighbour_N,
+    )  # fmt: skip
+    groups = {
+        "label": _labels(tables),
+        "activity": _firing(tables, active_N),
+        "branches": _branches(tables, branches),
+        "tuning": [*tuning_columns(tables), *_curves(tables)],
+        "other seeds": _stability(tables),
+        "other layers": _matches(tables),
+        "its layer": [nearest],
+        "pictures": _pictures(tables),
+    }
+    return [{**column, "group": group} for group, columns in groups.items() for column in columns]
 
 
 def _firing(tables: RunTables, active_N: I64 | None) -> list[Column]:

@@ -292,6 +292,9 @@ def test_what_is_absent_is_null_and_named(
     assert f"no tuning of {SECOND}: isae-analyze all {study} --only tuning" in notes
     assert f"no label of {SECOND}: isae-analyze all {study} --only label" in notes
     assert not any(note.startswith(("no branches", "no layers")) for note in notes)
+    said = [f"{one['what']}: {one['how']}" for one in overview["missing"]]
+    assert set(said) <= set(notes)
+    assert f"no label of {SECOND}: isae-analyze all {study} --only label" in said
     assert {"curve", "label", "tuned_to", "picture"}.isdisjoint(columns_of(data, SECOND))
 
 
