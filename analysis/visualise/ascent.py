@@ -24,6 +24,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -60,20 +61,26 @@ class Ascent:
     ) -> tuple[U8, U8]:
         """Pictures as they end and as they start -> uint8 [B, size, size, 3] twice.
 
-        pictures: sets together; drives, scale_P: hold all their objectives; advance: is told the
-        pictures as they are finished. Raises DataError when a gradient is not finite.
-        """  # fmt: skip
+        pictures: sets together; drives, scale_P: hold all their objectives; advance: is told at
+        each step how many pictures took it, by one thread at a time. Raises DataError when a
+        gradient is not finite.
+        """
         chunks = pack(pictures, CHUNK if self._on_cpu else len(pictures))
 
         # On a CPU one thread a chunk: the network then starts none of its own, and none waits.
         threads = torch.get_num_threads() if self._on_cpu else 1
         made: dict[Picture, tuple[U8, U8]] = {}
+        lock = Lock()
+
+        def tell(count: int) -> None:
+            with lock:
+                advance(count)
+
         with ThreadPoolExecutor(
             threads, initializer=_one_thread_each, initargs=(self._on_cpu,)
         ) as pool:
-            for part in pool.map(lambda chunk: self._climb(chunk, drives, scale_P), chunks):
+            for part in pool.map(lambda one: self._climb(one, drives, scale_P, tell), chunks):
                 made |= part
-                advance(len(part))
         ends, starts = zip(*(made[one] for one in pictures), strict=True)
         return np.stack(ends), np.stack(starts)
 
@@ -82,7 +89,11 @@ class Ascent:
         return self.network.device.type == "cpu"
 
     def _climb(
-        self, chunk: list[Picture], drives: Drives, scale_P: torch.Tensor
+        self,
+        chunk: list[Picture],
+        drives: Drives,
+        scale_P: torch.Tensor,
+        tell: Callable[[int], None],
     ) -> dict[Picture, tuple[U8, U8]]:
         """One pass of steps over up to CHUNK pictures."""
         config, device = self.config, self.network.device
@@ -116,6 +127,7 @@ class Ascent:
                     loss = loss + config.diversity * _likeness(x_BCHW, pairs)
                 loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
+                tell(len(chunk))
         if not bool(torch.isfinite(spectrum).all()):
             raise DataError(
                 f"expected finite pictures of '{self.layer}', found NaN or infinity; the weights "

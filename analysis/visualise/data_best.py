@@ -60,11 +60,11 @@ def _largest_codes(inputs: RunInputs, x_PMC: torch.Tensor, unit_P: torch.Tensor)
     found = []
     unit_E = unit_P.repeat_interleave(x_PMC.shape[1])
     with torch.inference_mode():
-        for x_EC, some_E in zip(
-            x_PMC.flatten(0, 1).split(_ROWS_AT_ONCE), unit_E.split(_ROWS_AT_ONCE), strict=True
-        ):
-            value_EK, index_EK = inputs.sae.encode(x_EC)
-            found.append(torch.where(index_EK == some_E[:, None], value_EK, 0.0).amax(dim=1))
+        for first in range(0, len(unit_E), _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            value_EK, index_EK = inputs.sae.encode(x_PMC.flatten(0, 1)[some])
+            mine_EK = index_EK == unit_E[some, None]
+            found.append(torch.where(mine_EK, value_EK, 0.0).amax(dim=1))
     code_PM = torch.cat(found).reshape(x_PMC.shape[:2])
     code_P: F64 = code_PM.amax(dim=1).double().cpu().numpy()
     return code_P

@@ -51,8 +51,8 @@ class Workshop:
         best = data_best(inputs, drives, spans, reporter=self.reporter)
         scale_P = self._scale(drives, best)
         made: list[Record] = []
-        label = f"{inputs.layer}: pictures"
-        with self.reporter.task(len(pictures), label, "pictures") as meter:
+        steps, label = len(pictures) * config.steps, f"{inputs.layer}: {len(pictures)} pictures"
+        with self.reporter.task(steps, label, "steps") as meter:
             for batch in pack(pictures, config.batch_size):
                 began = time.monotonic()
                 ends, starts = self.ascent.run(batch, drives, scale_P, meter.advance)
