@@ -8,7 +8,6 @@ the summary says how often both agree on an orientation, and what chance would g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,11 @@ from isae.analysis.arrays import F64, Bools
 from isae.analysis.label.names import apart
 from isae.analysis.label.taxonomy import KINDS, ORIENTATION, TAXONOMY, UNEXPLAINED, Labels
 from isae.analysis.outputs import SUMMARY
+from isae.analysis.tuning.findings import PERIOD_NAMES
+from isae.analysis.tuning.stimuli import PERIODS
 
 _FAMILIES = ("line", "grating", "gabor", "edge", "arc", "corner")
+_STRAIGHT = ("line", "grating", "gabor")
 _WITHIN = 22.5
 
 
@@ -114,18 +116,15 @@ def _add_family(tuning: pa.Table, family: str, texts: list[list[str]], axis_N: F
         return
     clear_N = tuning.column(f"{family}_clear").to_numpy()
     by_N = tuning.column(f"{family}_by").to_pylist()
-    angles: Mapping[str, F64] = {
-        "direction": tuning.column(f"{family}_vector").to_numpy().astype(np.float64),
-        "axis": tuning.column(f"{family}_axis").to_numpy().astype(np.float64),
-    }
-    for i in np.flatnonzero(clear_N).tolist():
-        by = by_N[i]
-        if by in angles and np.isfinite(angles[by][i]):
-            texts[i].append(f"{family} {by} {angles[by][i]:.0f}°")
-            if by == "axis" and family in ("line", "grating", "gabor") and np.isnan(axis_N[i]):
-                axis_N[i] = angles[by][i]
-        elif by:
-            texts[i].append(f"{family} {by}")
+    # The family's own period is harmonic 1, whose angle is the vector's; the half of it harmonic 2.
+    whole = PERIOD_NAMES[PERIODS[family]]
+    vector_N = tuning.column(f"{family}_vector").to_numpy().astype(np.float64)
+    half_N = tuning.column(f"{family}_axis").to_numpy().astype(np.float64)
+    for i in np.flatnonzero(clear_N & np.array([bool(by) for by in by_N])).tolist():
+        angle = vector_N[i] if by_N[i] == whole else half_N[i]
+        texts[i].append(f"{family} {by_N[i]} {angle:.0f}°")
+        if by_N[i] == "axis" and family in _STRAIGHT and np.isnan(axis_N[i]):
+            axis_N[i] = angle
 
 
 def _table(folder: Path, features: int, content_id: str) -> pa.Table | None:

@@ -210,8 +210,12 @@ def test_findings_on_stimuli_stand_beside_the_labels(run: Path, tmp_path: Path) 
         "tuning": {
             "line_clear": [True] + [False] * (features - 1),
             "line_by": ["axis"] + [None] * (features - 1),
-            "line_vector": [None] * features,
+            "line_vector": [135.0] + [None] * (features - 1),
             "line_axis": [45.0] + [None] * (features - 1),
+            "arc_clear": [False, False, True] + [False] * (features - 3),
+            "arc_by": [None, None, "axis"] + [None] * (features - 3),
+            "arc_vector": [None, None, 300.0] + [None] * (features - 3),
+            "arc_axis": [None, None, 60.0] + [None] * (features - 3),
         },
         "curves": {
             "curve_detector": [False, True] + [False] * (features - 2),
@@ -220,16 +224,17 @@ def test_findings_on_stimuli_stand_beside_the_labels(run: Path, tmp_path: Path) 
     }.items():
         folder = other / "analysis" / name
         folder.mkdir(parents=True)
-        types = {"line_vector": pa.float64(), "line_axis": pa.float64()}
-        arrays = {key: pa.array(values, types.get(key)) for key, values in columns.items()}
-        pq.write_table(pa.table(arrays), folder / "features.parquet")
+        pq.write_table(pa.table(columns), folder / "features.parquet")
         (folder / "summary.json").write_text(json.dumps({"store": {"content_id": content}}))
     config = LabelConfig(top=16, shuffles=1, padding_pictures=0, workers=0, figures=False)
     found = analyze_label(other, config=config)
     rows = table_of(other / "analysis" / "label")
-    assert rows[0]["tuned_to"] == "line axis 45°"
+    assert rows[0]["tuned_to"] == "line axis 135°", "harmonic 1 of a family of period 180"
+    assert rows[0]["tuned_axis"] == 135.0
+    assert rows[2]["tuned_to"] == "arc axis 60°", "harmonic 2 of a family of period 360"
+    assert rows[2]["tuned_axis"] is None
     assert rows[1]["curve_direction"] == 10.0
     assert rows[2]["curve_direction"] is None
-    assert found["joined"]["tuned"] == 1
+    assert found["joined"]["tuned"] == 2
     assert sum(found["joined"]["curve_detectors"].values()) == 1
     assert found["kinds_left_out"]["edge artefact"] == "--padding-pictures 0"
