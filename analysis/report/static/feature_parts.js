@@ -88,7 +88,7 @@
   function labels(entry, layer) {
     if (!entry.labels?.length) {
       return nothing("labels", "Labels", absent(layer, "labels",
-        "no label of any kind was tried", run("label")));
+        "names that hold on images which they were not chosen on", run("label")));
     }
     return section("labels", "Labels", [
       isae.plainTable("Labels", ["Kind", "Name",

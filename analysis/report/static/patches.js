@@ -120,7 +120,7 @@
     }
     context.imageSmoothingQuality = "high";
     context.drawImage(sheet, entry.tile * tile, row * tile, tile, tile, 0, 0, side, side);
-    if (heat && entry.heat?.box) cover(context, side, entry.heat);
+    if (heat && entry.heat?.box && entry.heat.rows * entry.heat.columns > 0) cover(context, side, entry.heat);
     canvas.dataset.drawn = heat ? "heat" : "plain";
   }
 

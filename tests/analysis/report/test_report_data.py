@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from playwright.sync_api import Page, expect
 
 from isae.analysis.branches.analyze import analyze_branches
 from isae.analysis.branches.config import BranchesConfig
@@ -252,6 +253,7 @@ def test_a_page_shows_what_the_tables_have(written: Any, data: Callable[[str], A
     assert (patches["tile"], patches["tiles"]) == (48, 14)
     assert [one["value"] for one in patches["entries"]] == [2.5, 0.333333]
     assert patches["entries"][0]["name"] == EVIL
+    assert base64.b64decode(patches["entries"][1]["heat"]["values"]) == b"\x01"
     assert patches["entries"][0]["border"] is True
     heat = patches["entries"][0]["heat"]
     assert (heat["rows"], heat["columns"], heat["values"]) == (1, 3, [0, 255, None])
@@ -397,3 +399,28 @@ def test_what_stands_in_the_way_is_said(copied: Path, tmp_path: Path) -> None:
     (copied / "analysis/branches/summary.json").write_text("{")
     with pytest.raises(DataError, match="expected JSON in"):
         report(copied)
+
+
+def test_the_pages_show_what_was_written(
+    written: tuple[Path, dict[str, Any]],
+    visit: Callable[..., Page],
+    go: Callable[[Page, str], None],
+) -> None:
+    """In a browser, without a complaint: the whole way from tables to pages, hostile texts too."""
+    page = visit((written[0] / "index.html").as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text("</script>")
+    go(page, "#/features?sort=-rate")
+    expect(page.locator("#tally")).to_have_text(f"{2 * N} features")
+    go(page, f"#/feature/{FIRST}/66")
+    expect(page.locator("#part-patches figcaption")).to_have_count(2)
+    expect(page.locator("#part-pictures img")).to_have_count(2)
+    go(page, f"#/feature/{FIRST}/5")
+    assert page.locator("#part-branches tbody tr").count() == 4
+    assert page.locator("#part-tuning svg").count() >= 2
+    assert page.locator("#part-labels tbody tr").count() > 0
+    assert page.locator("[role=alert]").count() == 0
+    go(page, f"#/feature/{SECOND}/0")
+    expect(page.locator("#part-labels")).to_contain_text("Not in this report")
+    go(page, "#/map")
+    expect(page.locator(".tally")).to_contain_text(f"{2 * N} features")
+    assert page.locator("[role=alert]").count() == 0
