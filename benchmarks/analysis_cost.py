@@ -89,9 +89,9 @@ def bench_analysis(
                 continue
             chosen = [Path(run) for run in runs[: task.runs]]
             for axis, size, command in _commands(name, chosen, Path(scratch), store, parts, most):
-                places = {"--images": images, "--weights": weights}
                 if name != "stability":
-                    command += [word for pair in places.items() if pair[1] for word in pair]
+                    command += ["--images", images] if images else []
+                    command += ["--weights", weights] if weights else []
                 note(f"{name}: {size:,} {axis}")
                 rows.append({"analysis": name, "axis": axis, "size": size, **_measured(command)})
     return {
