@@ -17,6 +17,11 @@ from isae.analysis.report.tuning_columns import tuning_columns
 from isae.analysis.visualise.config import FEATURE
 
 Column = dict[str, Any]
+SHOWN = (
+    "label", "taxonomy", "label_score", "rate", "max", "branch", "lies_in", "concentration",
+    "q_branch", "tuned_to", "seed_cosine",
+)  # fmt: skip
+"""Columns in the table from the start."""
 
 
 def layer_columns(
@@ -42,7 +47,11 @@ def layer_columns(
         "its layer": [nearest],
         "pictures": _pictures(tables),
     }
-    return [{**column, "group": group} for group, columns in groups.items() for column in columns]
+    return [
+        {**column, "group": group, "shown": column["name"] in SHOWN}
+        for group, columns in groups.items()
+        for column in columns
+    ]
 
 
 def _firing(tables: RunTables, active_N: I64 | None) -> list[Column]:

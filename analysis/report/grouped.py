@@ -49,23 +49,27 @@ class _Texts:
 
 @dataclass(frozen=True)
 class _Lists:
-    """values_V: of all rows, one after the other; those of row i from first_R[i] on."""
+    """values_V: of all rows, one after the other; those of row i from first_R[i] on.
+
+    whole: the column is of whole numbers.
+    """
 
     values_V: npt.NDArray[Any]
     first_R: I64
     length_R: I64
+    whole: bool
 
     def part(self, start: int, stop: int) -> list[Any]:
         found: list[Any] = []
         for row in range(start, stop):
             first = self.first_R[row]
             values = self.values_V[first : first + self.length_R[row]]
-            if values.dtype.kind != "f":
-                found.append(values.tolist())
-            elif np.isnan(values).any() and (np.nan_to_num(values) % 1 == 0).all():
-                found.append([None if np.isnan(one) else int(one) for one in values])
-            else:
+            if not self.whole:
                 found.append(rounded(values))
+            elif values.dtype.kind != "f":
+                found.append(values.tolist())
+            else:  # Arrow hands out whole numbers as floats where there are nulls
+                found.append([None if np.isnan(one) else int(one) for one in values])
         return found
 
 
@@ -118,4 +122,5 @@ def _lists(column: pa.ListArray, order: I64) -> Values:
     length = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     first = np.concatenate([[0], np.cumsum(length)])[:-1].astype(np.int64)
     values = pc.list_flatten(column).to_numpy(zero_copy_only=False)
-    return _Lists(values, first[order], length[order].astype(np.int64))
+    whole = pa.types.is_integer(column.type.value_type)
+    return _Lists(values, first[order], length[order].astype(np.int64), whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -85,9 +86,13 @@ class PatchRows:
         }
 
     def _entry(self, row: dict[str, Any]) -> dict[str, Any]:
-        """One patch; heat.box: its cells (left, top, right, bottom) as parts of the tile's side."""
+        """One patch; heat.box: its cells (left, top, right, bottom) as parts of the tile's side;
+        heat.values: a list, or base64 of bytes where every cell has a value.
+        """
         plain = {name: row[name] for name in (*_PLAIN, *_MORE) if name in row}
         heat = {name: row[column] for name, column in _HEAT.items()}
+        if heat["values"] and None not in heat["values"]:  # a third of a list's size
+            heat["values"] = base64.b64encode(bytes(heat["values"])).decode()
         across = self._places.span(heat["left"], heat["columns"], row["left"], row["right"])
         down = self._places.span(heat["top"], heat["rows"], row["top"], row["bottom"])
         box = [across[0], down[0], across[1], down[1]]
