@@ -119,13 +119,11 @@ def cut_run(run: Path, features: int, folder: Path, store: str | None = None) ->
     """A copy of a run whose SAE has its first features only -> its folder."""
     opened = open_run(run, store)
     sae = opened.sae
-    weights = (
-        sae.W_enc_ND[:features],
-        sae.b_enc_N[:features],
-        sae.W_dec_ND[:features],
-        sae.b_dec_D,
+    W_enc_ND, b_enc_N, W_dec_ND = (
+        part[:features].clone() for part in (sae.W_enc_ND, sae.b_enc_N, sae.W_dec_ND)
     )
-    cut = SAE(*(part.clone() for part in weights), min(sae.k, features), metadata=sae.metadata)
+    k = min(sae.k, features)
+    cut = SAE(W_enc_ND, b_enc_N, W_dec_ND, sae.b_dec_D.clone(), k, metadata=sae.metadata)
     cut.save(folder / "sae" / opened.layer)
     for name in ("config.json", "summary.json"):
         shutil.copyfile(run / name, folder / name)
