@@ -121,7 +121,7 @@ def missing_parts(
 def _command(analysis: str, sources: Sources, run: Path) -> str:
     """The command that makes what is missing, for the first run that lacks it."""
     study = next((one for one in sources.studies if one.path in run.parents), None)
-    if study is not None:
+    if study is not None and analysis != "curves":  # a study looks for curves in few layers
         return f"isae-analyze all {quote(str(study.path))} --only {analysis}"
     if analysis == "layers":
         runs = " ".join(quote(str(one.run)) for one in sources.runs)
