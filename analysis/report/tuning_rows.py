@@ -38,16 +38,22 @@ def _grouped(tables: RunTables, analysis: str, *columns: str) -> GroupedRows | N
 
 
 def _family(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The curve over angles of the strongest look, and of arcs the curve over radii."""
+    """The curve over angles of the strongest look, and of arcs the curve over radii.
+
+    An infinite radius is a straight stroke: no place on an axis of radii, so it stands in the name.
+    """
     look = f", {row['look']}" if row["look"] else ""
     curves = [_turned(f"{row['family']}{look}", row["period"], row["curve"])]
-    if row["radii"]:
+    points = list(zip(row["radii"], row["radius_curve"], strict=True))
+    bent = [point for point in points if point[0] is not None]
+    straight = [f" (straight: {y:g})" for x, y in points if x is None and y is not None]
+    if bent:
         curves.append(
             {
-                "name": f"{row['family']}, by radius at its best angle (null: straight)",
+                "name": f"{row['family']}, by radius at its best angle{''.join(straight)}",
                 "unit": "pixels",
-                "x": row["radii"],
-                "y": row["radius_curve"],
+                "x": [x for x, _ in bent],
+                "y": [y for _, y in bent],
             }
         )
     return curves

@@ -267,9 +267,9 @@ def test_a_page_shows_what_the_tables_have(written: Any, data: Callable[[str], A
     for one in (patches["sheet"], *(each["file"] for each in page["pictures"])):
         assert (folder / one).is_file()
     assert [one["name"] for one in first[5]["tuning"]] == [
-        "arc, light disc", "arc, by radius at its best angle (null: straight)", "line",
+        "arc, light disc", "arc, by radius at its best angle (straight: 2)", "line",
     ]  # fmt: skip
-    assert first[5]["tuning"][1]["x"] == [12.5, None]
+    assert (first[5]["tuning"][1]["x"], first[5]["tuning"][1]["y"]) == ([12.5], [1.0])
     assert first[5]["tuning"][2]["x"] == [0.0, 60.0, 120.0]
     assert first[5]["tuning"][2]["y"] == [0.5, 3.0, 0.3333]
     assert first[6]["tuning"] == []
