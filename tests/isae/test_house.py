@@ -148,7 +148,7 @@ def test_rooms_are_linked_into_the_package(repository: Path) -> None:
         assert str(link.readlink()) == f"../{room}"
 
 
-def test_the_wheel_holds_every_module_weights_pages_and_tables(repository: Path, tmp_path: Path) -> None:
+def test_the_wheel_holds_modules_weights_pages_and_tables(repository: Path, tmp_path: Path) -> None:
     """Built from a copy: a build writes folders beside the sources."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
