@@ -65,7 +65,7 @@ def _layers(summary: Summary) -> Found:
         where, measure, mutual = "-".join(pair["layers"]), pair["measure"], pair["mutual"]
         tested = min(side["tested"] for side in pair["nearest"].values())
         if tested:
-            yield where, measure, "share with a mutual match", mutual["found"] / tested
+            yield where, measure, "share of tested with a mutual match", mutual["found"] / tested
         yield where, measure, "median r of matches, scored", mutual.get("median_r_scored")
         agreement = pair.get("agreement", {}).get("mutual clusters", {})
         for branch, one in agreement.items():
