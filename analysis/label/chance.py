@@ -2,9 +2,9 @@
 
 Images are exchanged within their half, the same exchange for all features, so that what features
 share stays shared, and every location is kept. For position and edge artefacts, which an exchange
-of images does not touch, the places are dealt anew among the features, and so are the findings
-about padding. A label counts where its p is at most the largest that was significant in the real
-tests: so many labels of the real count are what chance gives at that bound.
+of images does not touch, the places are dealt anew among the tested features, and so are the
+findings about padding. A label counts where its p is at most the largest that was significant in
+the real tests: so many labels of the real count are what chance gives at that bound.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from isae.analysis.arrays import I64
+from isae.analysis.arrays import I64, Bools
 from isae.analysis.label.config import LabelConfig
 from isae.analysis.label.names import EDGE, POSITION
 from isae.analysis.label.padding import Mirrored
@@ -51,7 +51,7 @@ def chance_labels(
         found, children = score_kinds(named, images, labels.tested_N, cells, config.min_gain)
         places = exchange_places(strongest, labels.tested_N, config.seed, draw)
         found |= score_kinds(placed, places, labels.tested_N, cells, config.min_gain)[0]
-        dealt = _deal(mirrored, config.seed, draw)
+        dealt = deal_padding(mirrored, labels.tested_N, config.seed, draw)
         found[EDGE] = with_padding(found[EDGE], dealt, config.padding_images)
         drawn.append(decide(found, children, labels.bound, config.min_gain)[1])
         bound = largest_significant(found, correct(found), config.alpha)
@@ -61,10 +61,13 @@ def chance_labels(
     return Chance(kind_DN, np.array(own, dtype=np.int64))
 
 
-def _deal(mirrored: Mirrored, seed: int, draw: int) -> Mirrored:
-    """The findings about padding dealt anew among the features."""
-    rng = keyed_rng(seed, "label", "features", draw)
-    other_N = rng.permutation(len(mirrored.kept_N))
+def deal_padding(mirrored: Mirrored, tested_N: Bools, seed: int, draw: int) -> Mirrored:
+    """The findings about padding dealt anew among the tested features; others keep theirs.
+
+    Dead features have none: dealt to tested ones they would make chance look rarer than it is.
+    """
+    other_N, tested = np.arange(len(tested_N)), np.flatnonzero(tested_N)
+    other_N[tested] = keyed_rng(seed, "label", "features", draw).permutation(tested)
     return replace(
         mirrored,
         kept_N=mirrored.kept_N[other_N],

@@ -12,7 +12,7 @@ from scipy.stats import binom, binomtest
 
 from isae.analysis.codes import Codes, codes_from_dense
 from isae.analysis.label import loops
-from isae.analysis.label.chance import chance_labels
+from isae.analysis.label.chance import chance_labels, deal_padding
 from isae.analysis.label.config import LabelConfig
 from isae.analysis.label.factors import factor_names, has_factors
 from isae.analysis.label.images import CHOOSING, SCORING, deal_halves
@@ -314,7 +314,8 @@ def edge_case(kept: float) -> tuple[Labels, int]:
     value[upright, 14, 1] = rng.uniform(1, 2, len(upright))
     found = strongest_images(made_codes(value), half_I, CONFIG.top)
     many = np.full(30, 40)
-    mirrored = Mirrored(np.full(30, kept), many, np.full(30, 40 if kept < 0.5 else 5))
+    lost = np.where((np.arange(30) == 0) & (kept < 0.5), 40, 5)
+    mirrored = Mirrored(1 - lost / 40, many, lost)
     return find_labels({ORIENTATION: names}, found, mirrored, GRID, CONFIG), images
 
 
@@ -330,6 +331,19 @@ def test_what_padding_does_is_no_orientation() -> None:
 def test_a_border_that_stays_without_padding_is_no_artefact() -> None:
     labels, _ = edge_case(kept=0.9)
     assert taxonomy(labels)[0] not in (EDGE, ORIENTATION)
+
+
+def test_chance_deals_what_padding_does_among_tested_features_alone() -> None:
+    """Dead features are on no picture: their lack of a test must not thin out chance's tests."""
+    tested_N = np.arange(50) < 10
+    images_N = np.where(tested_N, np.arange(50) + 20, 0)
+    mirrored = Mirrored(np.where(tested_N, images_N / 50, np.nan), images_N, images_N - 5)
+    dealt = [deal_padding(mirrored, tested_N, 0, draw) for draw in range(3)]
+    for one in dealt:
+        assert sorted(one.images_N[tested_N]) == sorted(images_N[tested_N])
+        assert (one.images_N[~tested_N] == 0).all()
+        assert (one.lost_N == one.images_N - 5).all(), "a feature's findings stay together"
+    assert len({tuple(one.images_N) for one in dealt}) == 3
 
 
 def test_rare_and_dead_features_are_counted_apart() -> None:
