@@ -256,7 +256,7 @@ def _padding(
         "cells_that_padding_reaches": len(reached),
         "added_pixels": added,
         "covers_the_field": added >= field.side / 2,
-        "features_tested": int((found.images_N >= config.padding_images).sum()),
+        **found.describe(config.padding_images, config.alpha),
     }
     return found, about, ""
 

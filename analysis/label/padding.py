@@ -8,12 +8,15 @@ a feature's activity at the cells whose effective field reaches over the picture
 
     kept = sum over such places where it is active of min(twin, 2 x value) / sum of values,
 
-and a picture speaks for padding if less than half is kept in it. p is the sign test over pictures:
-the chance of at least so many in m throws of a fair coin.
+and a picture speaks for padding if less than half is kept in it. Mirrored content disturbs a
+feature too, whatever padding gave it, in deep layers most features in most pictures; so p is the
+sign test over pictures against what is usual in the layer: the chance of at least so many in m
+throws of a coin,
 
-What is lost where mirrored content disturbs a feature is not told from what padding gave it: so
-this is only half of what makes an edge artefact, which must be strongest at a side, too. Legend: N
-features, G cells, B pictures.
+    coin = max(1/2, pictures that speak for padding / pictures, summed over the tested features).
+
+The two are still not told apart in one feature: so this is only half of what makes an edge
+artefact, which must be strongest at a side, too. Legend: N features, G cells, B pictures.
 """
 
 from __future__ import annotations
@@ -46,10 +49,30 @@ class Mirrored:
     images_N: I64
     lost_N: I64
 
+    def coin(self, least: int) -> float:
+        """The share of pictures that keep less than half, over features active in at least `least`
+        pictures together; at least 1/2.
+        """
+        tested_N = self.images_N >= least
+        usual = self.lost_N[tested_N].sum() / max(int(self.images_N[tested_N].sum()), 1)
+        return max(0.5, float(usual))
+
     def p(self, least: int) -> F64:
         """The p of the sign test, float64 [N]; NaN for features active in fewer than `least`."""
-        p_N = binom.sf(self.lost_N - 1, np.maximum(self.images_N, 1), 0.5)
+        p_N = binom.sf(self.lost_N - 1, np.maximum(self.images_N, 1), self.coin(least))
         return np.where(self.images_N >= least, p_N, np.nan)
+
+    def describe(self, least: int, alpha: float) -> dict[str, float | int | None]:
+        """What is usual in the layer, for summary.json: an edge artefact must stand out from it."""
+        tested_N = self.images_N >= least
+        kept = self.kept_N[tested_N]
+        return {
+            "features_tested": int(tested_N.sum()),
+            "coin": self.coin(least),
+            "median_kept": float(np.median(kept)) if len(kept) else None,
+            "features_that_keep_less_than_half": int((kept < 0.5).sum()),
+            "features_at_p_of_alpha": int((self.p(least)[tested_N] <= alpha).sum()),
+        }
 
 
 def margin(info: LayerInfo, size: int, field: int) -> int | None:

@@ -26,8 +26,8 @@ NULLS = {
     "names of images and places": "images exchanged within their half, every location kept: the "
     "chance of a name at a cell is the share of the half's images that have it there",
     "position": "the places of the strongest images of all tested features of the layer, pooled",
-    "edge artefact": "for its place every cell alike; for padding a fair coin for each picture "
-    "that keeps less than half of the activity where padding reaches",
+    "edge artefact": "for its place every cell alike; for padding, of pictures that keep less than "
+    "half of the activity where padding reaches, the layer's usual share, or half if that is more",
     "by_chance": "the whole choice and test on exchanged images (positions and edges: on places "
     "dealt among the features), counted at the p that was significant in the real tests; "
     "by_chance_alone: corrected by itself",
@@ -47,6 +47,9 @@ NOTES = (
     "features; features of one dictionary are not independent",
     "'unexplained' means: by none of the names that were tried",
     "colours, directions and fineness are cut at fixed angles and at quantiles of these pictures",
+    "mirrored content disturbs features as the lack of padding does: 'padding' says how much is "
+    "usual in this layer; where padding reaches every cell, an edge artefact is hardly told from "
+    "a position",
     "a feature active on too few of the mirrored pictures is not tested for padding: its position "
     "may be padding's doing",
     "by_chance is for all kinds at one bound: a kind of few labels can have a larger part of "

@@ -90,9 +90,27 @@ def test_twins_inside_are_the_plain_cells_and_padding_is_told_from_content() -> 
 
 
 def test_p_is_the_sign_test_and_few_pictures_give_none() -> None:
-    found = Mirrored(np.array([0.1, 0.2, 0.9]), np.array([20, 5, 20]), np.array([17, 5, 9]))
+    found = Mirrored(np.array([0.1, 0.2, 0.9]), np.array([20, 5, 20]), np.array([17, 5, 2]))
     p = found.p(6)
     assert p[0] == pytest.approx(binomtest(17, 20, alternative="greater").pvalue)
     assert np.isnan(p[1])
-    assert p[2] == pytest.approx(binomtest(9, 20, alternative="greater").pvalue)
+    assert p[2] == pytest.approx(binomtest(2, 20, alternative="greater").pvalue)
     assert np.isnan(no_padding_test(3).p(1)).all()
+
+
+def test_a_loss_that_is_usual_in_the_layer_speaks_for_nothing() -> None:
+    """Mirrored content disturbs all alike: of such features no more than alpha pass."""
+    rng = np.random.default_rng(0)
+    many = np.full(400, 60)
+    lost = rng.binomial(60, 0.7, 400)
+    lost[0] = 60
+    found = Mirrored(1 - lost / 60, many, lost)
+    about = found.describe(6, 0.05)
+    assert about["coin"] == pytest.approx(0.7, abs=0.01)
+    assert about["features_that_keep_less_than_half"] > 390
+    assert found.p(6)[0] < 1e-6
+    assert (found.p(6)[1:] <= 0.05).mean() <= 0.06
+    assert about["features_at_p_of_alpha"] == int((found.p(6) <= 0.05).sum())
+    none = no_padding_test(3).describe(6, 0.05)
+    assert none["median_kept"] is None
+    assert none["coin"] == 0.5
