@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -216,13 +216,8 @@ class Planner:
 
     def _label(self, net: Net, seed: int, layer: str) -> Stage:
         run = net.run(seed, layer)
-        joined = [run / "analysis" / name for name in ("tuning", "curves")]
-        planned = {"tuning", *(("curves",) if layer in CURVE_LAYERS else ())}
-        inputs = [
-            folder / SUMMARY
-            for folder in joined
-            if folder.name in planned & set(self.options.only) or (folder / SUMMARY).is_file()
-        ]
+        planned = ["tuning", *(["curves"] if layer in CURVE_LAYERS else [])]
+        inputs = self._joined(run, ("tuning", "curves"), planned)
         return self._stage(
             f"{net.name}/seed{seed}/label/{layer}", run / "analysis" / "label",
             [run / SUMMARY, *inputs], self._of(seed).label, analyze_label, run=run,
@@ -249,14 +244,20 @@ class Planner:
 
     def _stability(self, net: Net, layer: str) -> Stage:
         runs = [net.run(seed, layer) for seed in net.seeds]
-        labels = ["branches", "tuning", "label", *(["curves"] if layer in CURVE_LAYERS else [])]
-        wanted = [name for name in labels if name in self.options.only]
+        names = ("branches", "tuning", "label", "curves")
+        planned = names if layer in CURVE_LAYERS else names[:-1]
         inputs = [run / SUMMARY for run in runs]
-        inputs += [run / "analysis" / name / SUMMARY for run in runs for name in wanted]
+        inputs += [path for run in runs for path in self._joined(run, names, planned)]
         return self._stage(
             f"{net.name}/stability/{layer}", net.stability(layer), inputs,
             self.options.stability, analyze_stability, runs=runs, store=net.store,
         )  # fmt: skip
+
+    def _joined(self, run: Path, names: Sequence[str], planned: Sequence[str]) -> list[Path]:
+        """What a stage reads of a run's other analyses: those that come before it, those there."""
+        paths = {name: run / "analysis" / name / SUMMARY for name in names}
+        coming = set(planned) & set(self.options.only)
+        return [path for name, path in paths.items() if name in coming or path.is_file()]
 
     def _of(self, seed: int) -> StudyAnalyses:
         return self.options if seed == 0 else self.options.later()

@@ -17,11 +17,13 @@ from isae.analysis.branches.config import BranchesConfig
 from isae.analysis.label.config import LabelConfig
 from isae.analysis.report.config import ReportConfig
 from isae.analysis.study.analyze import analyze_study
-from isae.analysis.study.plan import StudyAnalyses
+from isae.analysis.study.config import StudyConfig
+from isae.analysis.study.layout import Study
+from isae.analysis.study.plan import Planner, StudyAnalyses
 from isae.analysis.study.text import findings_text
 from isae.analysis.visualise.config import VisualiseConfig
 from isae.errors import RunError, UnknownNameError
-from isae.progress import Reporter
+from isae.progress import QUIET, Reporter
 
 LIGHT = BranchesConfig(
     heldout_rows=0, pictures=0, reference_rows=0, samples=100, figures=False, device="cpu"
@@ -144,6 +146,25 @@ def test_labels_pictures_and_pages_go_on_where_they_were(
     assert picture.stat().st_mtime_ns == made  # a folder of pictures grows
     analyze_study(study, replace(SHOWN, only=("visualise",)), overwrite=True)
     assert picture.stat().st_mtime_ns > made
+
+
+def test_seeds_are_compared_again_when_an_analysis_that_they_read_changes(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    study = Study(tmp_path, StudyConfig(**{**options, "seeds": 2}))
+    alone = StudyAnalyses(only=("stability",))
+
+    def read() -> list[Path]:
+        stages = Planner(study, alone, QUIET).stages()
+        return list(next(s for s in stages if s.name == "trained/stability/mixed5a").inputs)
+
+    runs = [study.nets[0].run(seed, "mixed5a") / "summary.json" for seed in (0, 1)]
+    assert read() == runs
+    made = [runs[1].parent / "analysis" / name / "summary.json" for name in ("branches", "curves")]
+    for path in made:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert read() == [*runs, *made]
 
 
 def test_what_stands_in_the_way(prepared: tuple[Path, Any], tmp_path: Path) -> None:
