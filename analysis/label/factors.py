@@ -1,8 +1,8 @@
 """Names from the factors of procedural pictures (`isae.images.synthetic`).
 
 Texts are names themselves ('kind arc', 'ground plain'). Numbers become names by sectors and by
-thirds of those that have them: hues; lightness, contrast, frequency, curvature, size; directions of
-arcs and of gratings. All are true of a whole image.
+thirds of those that have them: hues; lightness, frequency, curvature, size; directions of arcs and
+of gratings. All are true of a whole image.
 """
 
 from __future__ import annotations

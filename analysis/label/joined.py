@@ -2,7 +2,8 @@
 
 Labels come from the store's pictures; `isae-analyze tuning` and `curves` show stimuli of known
 factors. Their findings do not change a label: they have their own tests. They stand beside it, and
-the summary says how often both agree on an orientation, and what chance would give.
+the summary says how often both agree on an orientation, and how often the angles of two features
+taken at random do.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def describe_joined(joined: Joined, labels: Labels) -> dict[str, Any]:
         tuned_N = np.array([bool(one) for one in joined.tuned_N])
         summary["tuned"] = int(tuned_N.sum())
         summary["tuned_of_the_unexplained"] = int((tuned_N & unexplained_N).sum())
-        summary["orientation"] = _agreement(joined, labels)
+        summary["orientation"] = orientation_agreement(joined, labels)
     if "curves" in joined.found:
         summary["curve_detectors"] = {
             name: int((joined.curve_N & (labels.kind_N == number)).sum())
@@ -92,8 +93,10 @@ def describe_joined(joined: Joined, labels: Labels) -> dict[str, Any]:
     return summary
 
 
-def _agreement(joined: Joined, labels: Labels) -> dict[str, Any]:
-    """Orientation labels of photos against the axis of stimuli."""
+def orientation_agreement(joined: Joined, labels: Labels) -> dict[str, Any]:
+    """Orientation labels of photos against the axis of stimuli; by_chance: their axes dealt anew
+    among these features.
+    """
     if ORIENTATION not in labels.names:
         return {"features": 0}
     both = np.flatnonzero(
@@ -102,12 +105,13 @@ def _agreement(joined: Joined, labels: Labels) -> dict[str, Any]:
     texts = labels.names[ORIENTATION].texts
     number = labels.kinds[ORIENTATION].name_N[both]
     angle = np.array([float(texts[i].split()[-1].rstrip("°")) for i in number])
-    near = apart(angle, joined.axis_N[both], 180) <= _WITHIN
+    # Both kinds of angles crowd at 0 and 90 degrees: chance is that of all pairs of features.
+    near = apart(angle[:, None], joined.axis_N[both], 180) <= _WITHIN
     return {
         "features": len(both),
         "within_degrees": _WITHIN,
-        "agree": int(near.sum()),
-        "by_chance": len(both) * 2 * _WITHIN / 180,
+        "agree": int(near.diagonal().sum()),
+        "by_chance": float(near.mean() * len(both)) if len(both) else 0.0,
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from isae.analysis.label.chance import deal_padding
 from isae.analysis.label.padding import (
     Mirrored,
     margin,
@@ -114,3 +115,16 @@ def test_a_loss_that_is_usual_in_the_layer_speaks_for_nothing() -> None:
     none = no_padding_test(3).describe(6, 0.05)
     assert none["median_kept"] is None
     assert none["coin"] == 0.5
+
+
+def test_chance_deals_what_padding_does_among_tested_features_alone() -> None:
+    """Dead features are on no picture: their lack of a test must not thin out chance's tests."""
+    tested_N = np.arange(50) < 10
+    images_N = np.where(tested_N, np.arange(50) + 20, 0)
+    mirrored = Mirrored(np.where(tested_N, images_N / 50, np.nan), images_N, images_N - 5)
+    dealt = [deal_padding(mirrored, tested_N, 0, draw) for draw in range(3)]
+    for one in dealt:
+        assert sorted(one.images_N[tested_N]) == sorted(images_N[tested_N])
+        assert (one.images_N[~tested_N] == 0).all()
+        assert (one.lost_N == one.images_N - 5).all(), "a feature's findings stay together"
+    assert len({tuple(one.images_N) for one in dealt}) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from scipy.stats import binom, binomtest
 
 from isae.analysis.codes import Codes, codes_from_dense
 from isae.analysis.label import loops
-from isae.analysis.label.chance import chance_labels, deal_padding
+from isae.analysis.label.chance import chance_labels
 from isae.analysis.label.config import LabelConfig
 from isae.analysis.label.factors import factor_names, has_factors
 from isae.analysis.label.images import CHOOSING, SCORING, deal_halves
+from isae.analysis.label.joined import Joined, orientation_agreement
 from isae.analysis.label.names import (
     CLASS,
     EDGE,
@@ -333,17 +335,19 @@ def test_a_border_that_stays_without_padding_is_no_artefact() -> None:
     assert taxonomy(labels)[0] not in (EDGE, ORIENTATION)
 
 
-def test_chance_deals_what_padding_does_among_tested_features_alone() -> None:
-    """Dead features are on no picture: their lack of a test must not thin out chance's tests."""
-    tested_N = np.arange(50) < 10
-    images_N = np.where(tested_N, np.arange(50) + 20, 0)
-    mirrored = Mirrored(np.where(tested_N, images_N / 50, np.nan), images_N, images_N - 5)
-    dealt = [deal_padding(mirrored, tested_N, 0, draw) for draw in range(3)]
-    for one in dealt:
-        assert sorted(one.images_N[tested_N]) == sorted(images_N[tested_N])
-        assert (one.images_N[~tested_N] == 0).all()
-        assert (one.lost_N == one.images_N - 5).all(), "a feature's findings stay together"
-    assert len({tuple(one.images_N) for one in dealt}) == 3
+def test_orientations_that_crowd_agree_by_chance_as_often_as_they_crowd() -> None:
+    labels, _ = edge_case(kept=0.9)
+    count = len(labels.kind_N)
+    qualified_KN = np.ones_like(labels.qualified_KN)
+    name_N = np.where(np.arange(count) < 24, 0, 1)  # 24 labels along 90 degrees, 6 along 0
+    kinds = {ORIENTATION: replace(labels.kinds[ORIENTATION], name_N=name_N)}
+    labels = replace(labels, qualified_KN=qualified_KN, kinds=kinds)
+    assert labels.names[ORIENTATION].texts == ("edges along 90°", "edges along 0°")
+    none = np.zeros(count, dtype=bool)
+    joined = Joined([""] * count, np.full(count, 100.0), none, np.full(count, np.nan), ("tuning",))
+    found = orientation_agreement(joined, labels)
+    assert found["features"] == count
+    assert found["agree"] == found["by_chance"] == 24
 
 
 def test_rare_and_dead_features_are_counted_apart() -> None:
