@@ -104,7 +104,7 @@ class _Writer:
         device = resolve_device(self.config.device)
         run = open_run(source.run, source.store, device=device)
         self.stores.setdefault(run.store.content_id, run.store.manifest)
-        tables = RunTables(source, run.sae.n)
+        tables = RunTables(source, run.sae.n, run.store.content_id)
         profiles = None
         images_I = self._images(source)
         if images_I is not None:

@@ -155,4 +155,9 @@ def notes_of(tables: Sequence[RunTables]) -> list[str]:
         note = one.summaries.get("branches", {}).get("layer_note")
         if note:
             notes.append(f"{one.source.name}: {note}")
+        notes += [
+            f"{one.source.name}: {name} is of another store than the run and is not shown; make "
+            "it again with --overwrite"
+            for name in one.foreign
+        ]
     return notes

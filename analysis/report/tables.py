@@ -71,10 +71,13 @@ class FeatureTable:
 
 
 class RunTables:
-    """What is there of one run's analyses. `features`: how many the SAE has."""
+    """What is there of one run's analyses. `features`: how many the SAE has.
 
-    def __init__(self, source: Source, features: int) -> None:
-        self.source, self.features = source, features
+    content_id: of the run's store; analyses of another store are not there, but in `foreign`.
+    """
+
+    def __init__(self, source: Source, features: int, content_id: str) -> None:
+        self.source, self.features, self.content_id = source, features, content_id
         self._tables: dict[tuple[str, str], pa.Table | None] = {}
 
     @cached_property
@@ -85,7 +88,17 @@ class RunTables:
             summary = read_summary(self.source.analysis(name))
             if summary is not None and self._is_of(name, summary):
                 found[name] = summary
-        return found
+        return {name: one for name, one in found.items() if not self._is_foreign(one)}
+
+    @property
+    def foreign(self) -> list[str]:
+        """Analyses in the run's folders that were made on another store than the run's."""
+        found = {name: read_summary(self.source.analysis(name)) for name in ANALYSES}
+        return [
+            name
+            for name, one in found.items()
+            if one is not None and self._is_of(name, one) and self._is_foreign(one)
+        ]
 
     def has(self, analysis: str) -> bool:
         """Whether an analysis is there."""
@@ -123,6 +136,11 @@ class RunTables:
         seeds = [i for i, one in enumerate(runs) if one.get("seed") == self.source.seed]
         chosen = here or seeds
         return chosen[0] if len(chosen) == 1 else -1
+
+    def _is_foreign(self, summary: Mapping[str, Any]) -> bool:
+        """Whether a summary states another store."""
+        stated = (summary.get("store") or {}).get("content_id")
+        return stated is not None and stated != self.content_id
 
     def _is_of(self, name: str, summary: Mapping[str, Any]) -> bool:
         """Whether a comparison of layers is of this layer; the other folders are the run's own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -371,6 +372,23 @@ def copied(study: Path, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(study / "trained/seed0" / FIRST, tmp_path / "run")
     yield tmp_path / "run"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_analysis_of_another_store_is_left_out_and_said(
+    study: Path, tmp_path: Path, read_script: Read
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(study / "trained/seed0" / FIRST, run)
+    path = run / "analysis/branches/summary.json"
+    about = json.loads(path.read_text())
+    about["store"]["content_id"] = "f" * 64
+    path.write_text(json.dumps(about))
+    config = ReportConfig(draw_map=False, device="cpu")
+    summary = write_report([run], tmp_path / "out", config=config)
+    assert any(f"{FIRST}: branches is of another store" in note for note in summary["notes"])
+    assert not summary["layers"][0]["has"]["branches"]
+    page = read_script((tmp_path / f"out/data/details/{FIRST}/0.js").read_text())[1][0]
+    assert page["branches"] is None
 
 
 def test_what_stands_in_the_way_is_said(copied: Path, tmp_path: Path) -> None:
