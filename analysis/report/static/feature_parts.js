@@ -153,9 +153,14 @@
       return nothing("matches", "Matches in other layers", absent(layer, "matches",
         "features of other layers that go with it", run("layers")));
     }
-    return section("matches", "Matches in other layers",
-      isae.plainTable("Matches", ["Feature", "Score", "Measure", { title: "q", help: "false-discovery rate" }],
-        entry.matches.map((one) => [link(one.layer, one.feature), one.score, one.measure, one.q])));
+    return section("matches", "Matches in other layers", [
+      isae.plainTable("Matches", ["Feature",
+        { title: "Score", help: "correlation; of the measure 'weights' z" },
+        "Measure", { title: "q", help: "false-discovery rate" }],
+      entry.matches.map((one) => [link(one.layer, one.feature), one.score, one.measure, one.q])),
+      h("p", { class: "note" }, "The best partner by each measure, beyond chance or not: q says which. " +
+        "Correlations are on the images that the partner was chosen on, so too large; the score of the " +
+        "measure 'weights' is z, no correlation.")]);
   }
 
   /** Everything the table has for this feature. */

@@ -199,6 +199,7 @@ def test_a_feature_shows_what_is_known_of_it(
     shown = np.asarray(tile.crop((0, 0, side, side)).resize((48, 48)), dtype=float)[8:-8, 8:-8]
     assert np.abs(shown.mean((0, 1)) - want).max() < 8
     match = known["matches"][0]
+    expect(page.locator("#part-matches")).to_contain_text("beyond chance or not")
     page.get_by_role("link", name=f"{match['layer']} {match['feature']}", exact=True).click()
     wait_shown(page)
     expect(page.get_by_role("heading", level=1)).to_have_text(
