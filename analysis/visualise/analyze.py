@@ -40,7 +40,8 @@ from isae.train.sae import WEIGHTS
 
 _VERSION = 1
 _PHOTOS, _STATISTICS_SEED = 256, 0
-_KEPT = ("patches", "tile", "tiles", "statistics", "settings", "pictures")
+_OF_PATCHES = ("patches", "tile", "tiles")
+_KEPT = (*_OF_PATCHES, "statistics", "settings", "pictures")
 
 
 def analyze_visualise(
@@ -83,7 +84,7 @@ def analyze_visualise(
     summary |= {key: earlier[key] for key in _KEPT if key in earlier}
     write_json(out / SUMMARY, summary)
     job = _Job(inputs, network, source, config, at, out, earlier, reporter)
-    summary |= job.patches(patches or PatchesConfig(seed=config.seed))
+    summary |= job.patches(patches or PatchesConfig(seed=config.seed), summary)
     write_json(out / SUMMARY, summary)
     summary |= job.pictures()
     summary["seconds"] = round(time.monotonic() - started, 2)
@@ -104,22 +105,27 @@ class _Job:
     earlier: dict[str, Any]
     reporter: Reporter
 
-    def patches(self, config: PatchesConfig) -> dict[str, Any]:
-        """The summary's part about patches, which are cut unless they are there."""
+    def patches(self, config: PatchesConfig, so_far: dict[str, Any]) -> dict[str, Any]:
+        """The summary's part about patches, which are cut unless they are there.
+
+        so_far: the summary without it. It is written without any patches before others are cut, so
+        that what a kill leaves is not described by an earlier call.
+        """
         options = to_json(config)
         made_with = {key: options[key] for key in options if key not in ("batch_size", "threads")}
         made_with["pictures"] = self.source is not None
-        before = self.earlier.get("patches", {})
-        found = dict(before.get("made_with", {}))
-        if self.source is None and found.get("pictures"):
-            made_with["pictures"] = True  # what was cut when the pictures were there is better
-        if found == made_with and (self.out / "patches.parquet").is_file():
+        found = self.earlier.get("patches", {}).get("made_with")
+        # What was cut when the pictures were there is better.
+        enough = (made_with, {**made_with, "pictures": True})
+        if found in enough and (self.out / "patches.parquet").is_file():
             return {}
+        others = {key: one for key, one in so_far.items() if key not in _OF_PATCHES}
+        write_json(self.out / SUMMARY, others)
         about = write_patches(
             self.inputs, self.source, self.out, config, self.reporter, network=self.network
         )
-        sheets: dict[str, Any] = {key: about[key] for key in ("tile", "tiles") if key in about}
-        return {**sheets, "patches": {**about, "made_with": made_with}}
+        about["made_with"] = made_with
+        return {"patches": about, "tile": about["tile"], "tiles": about["tiles"]}
 
     def pictures(self) -> dict[str, Any]:
         """The summary's part about optimised pictures, of which missing ones are made."""

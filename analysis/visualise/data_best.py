@@ -3,7 +3,7 @@
 The linear functions are cheap (rows x objectives), so they are taken on every row, those of
 held-out images too; a feature's code is its pre-activation where TopK keeps it, so its largest code
 is found among its rows of largest pre-activation, of which CANDIDATES are encoded. Where TopK keeps
-none of those, the answer is 0: nothing that the data drive so far up is kept.
+none of those, it may keep the feature on rows of a smaller one: then all rows are encoded.
 
 Legend: P objectives, B rows of a batch, C channels, M candidates.
 """
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from isae.analysis.activity import row_batches
+from isae.analysis.activity import read_activity, row_batches
 from isae.analysis.arrays import F64
 from isae.analysis.inputs import RunInputs
-from isae.analysis.visualise.config import NEURON
+from isae.analysis.visualise.config import is_coded
 from isae.analysis.visualise.targets import Drives
 from isae.progress import QUIET, Reporter
 
@@ -29,7 +29,7 @@ _ROWS_AT_ONCE = 8192
 @dataclass(frozen=True)
 class DataBest:
     """drive_P: largest value of each linear function; code_P: largest TopK code of the feature
-    (of neurons: drive_P again); rows: how many rows were read.
+    (of neurons and branches: drive_P again); rows: how many rows were read.
     """
 
     drive_P: F64
@@ -44,14 +44,21 @@ def data_best(
     *,
     reporter: Reporter = QUIET,
 ) -> DataBest:
-    """Read the rows of `spans` once."""
+    """Read the rows of `spans` once, or twice for features that no candidate has."""
     value_PM, x_PMC = _candidates(inputs, drives, spans, reporter)
     drive_P = value_PM[:, 0].double().cpu().numpy()
-    coded = [p for p, one in enumerate(drives.objectives) if one.kind != NEURON]
+    coded = [p for p, one in enumerate(drives.objectives) if is_coded(one.kind)]
     code_P = drive_P.copy()
     if coded:
         units = torch.tensor([drives.objectives[p].unit for p in coded], device=x_PMC.device)
         code_P[coded] = _largest_codes(inputs, x_PMC[coded], units)
+        lost = [p for p in coded if code_P[p] <= 0 < drive_P[p]]
+        if lost:
+            activity = read_activity(
+                inputs.sae, inputs.store, inputs.layer, spans, keep=1, device=x_PMC.device,
+                reporter=reporter,
+            )  # fmt: skip
+            code_P[lost] = activity.max_n[[drives.objectives[p].unit for p in lost]]
     return DataBest(drive_P, code_P, sum(stop - start for start, stop in spans))
 
 

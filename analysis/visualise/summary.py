@@ -31,6 +31,7 @@ def summarise_pictures(records: Sequence[Record], *, made: int, wanted: int) -> 
         "asked_for": wanted,
         "made_now": made,
         "seconds_of_all": round(float(sum(one.seconds for one in records)), 2),
+        "sizes": sorted({one.size for one in records}),
         "kinds": {
             kind: _kind([one for one in records if one.kind == kind])
             for kind in KINDS
@@ -41,19 +42,22 @@ def summarise_pictures(records: Sequence[Record], *, made: int, wanted: int) -> 
 
 def _kind(records: list[Record]) -> dict[str, Any]:
     """Share above the data's largest, with its interval; ratios; time. Units with best 0 have no
-    ratio, and are not counted in the share: any picture would beat them.
+    ratio, and are not counted in the share: any picture would beat them. Several pictures of a unit
+    are not independent: then there is no interval. settings: the ids of all that are counted here.
     """
     judged = [one for one in records if one.best > 0]
     above = sum(one.above for one in judged)
     ratio = np.array([one.reached / one.best for one in judged])
     start = np.array([one.start / one.best for one in judged])
+    units = len({one.unit for one in records})
     found: dict[str, Any] = {
         "pictures": len(records),
-        "units": len({one.unit for one in records}),
+        "units": units,
+        "settings": sorted({one.settings for one in records}),
         "judged": len(judged),
         "above": above,
         "share_above": above / len(judged) if judged else None,
-        "share_interval": wilson(above, len(judged)),
+        "share_interval": wilson(above, len(judged)) if units == len(records) else None,
         "starts_above": sum(one.start > one.best for one in judged),
         "reached_over_best": quartiles(ratio),
         "start_over_best": quartiles(start),
@@ -68,10 +72,11 @@ def _kind(records: list[Record]) -> dict[str, Any]:
 def visualise_text(summary: dict[str, Any], out: str) -> str:
     """The result for a person, at most 80 columns wide (the path apart)."""
     pictures, place, patches = summary["pictures"], summary["place"], summary["patches"]
+    sizes = " and ".join(str(one) for one in pictures["sizes"] or [place["size"]])
     lines = [
         f"{summary['layer']}: {patches['patches']:,} patches of {patches['features']:,} features",
-        f"{pictures['count']} pictures of {place['size']} pixels at cell {place['cell']}, "
-        f"{pictures['made_now']} of them made now",
+        f"{pictures['count']} pictures of {sizes} pixels, {pictures['made_now']} of them made now "
+        f"at cell {place['cell']}",
     ]
     if pictures["kinds"]:
         lines += ["", "kind       pictures   above the data   reached/best   kept  seconds each"]
@@ -84,6 +89,9 @@ def visualise_text(summary: dict[str, Any], out: str) -> str:
             f"{kind:<10}{one['pictures']:>9}{share:>17}{middle:>15}{kept}"
             f"{one['seconds_each']:>14.2f}"
         )
+    mixed = [kind for kind, one in pictures["kinds"].items() if len(one["settings"]) > 1]
+    if mixed:
+        lines += ["", f"made with several settings, counted together: {', '.join(mixed)}"]
     used = summary["settings"].values()
     if any(one["colours"] == "plain" for one in used):
         lines += [

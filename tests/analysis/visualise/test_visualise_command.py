@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,7 @@ from isae.analysis.visualise.summary import visualise_text
 from isae.analysis.visualise.targets import Objective, drives_of
 from isae.errors import ConfigError, RunError, UnknownNameError
 from isae.inception import load_model
+from isae.progress import Reporter
 from isae.store import BuildConfig, build_store, open_store
 from isae.train import SAE
 
@@ -166,6 +169,27 @@ def test_the_datas_largest_is_that_of_encoding_every_row(run: Path) -> None:
     assert best.drive_P[N + 1] == pytest.approx(float(part_R.max()), rel=1e-4)
 
 
+def test_a_feature_that_rivals_push_out_where_it_is_driven_most_has_its_largest_code_elsewhere(
+    run: Path,
+) -> None:
+    """On 40 rows, more than are kept as candidates, four latents like it are above it."""
+    inputs = open_run(run)
+    rows = inputs.stored.rows
+    x_RC = torch.from_numpy(np.asarray(inputs.store.activations(LAYER)[0:rows], dtype=np.float32))
+    one_C = torch.zeros(x_RC.shape[1])
+    one_C[5] = 1.0
+    drive_R = x_RC[:, 5].sort(descending=True).values
+    W = torch.stack([one_C, *[2 * one_C] * 4])
+    bias = torch.tensor([0.0, *[-float(drive_R[40])] * 4])
+    sae = SAE(W, bias, W.clone(), torch.zeros_like(one_C), 4)
+    inputs = replace(inputs, sae=sae)
+    best = data_best(inputs, drives_of(inputs, [Objective("feature", 0)]), [(0, rows)])
+    values, indices = sae.encode(x_RC)
+    assert float(drive_R[39]) > float(drive_R[40]) > 0
+    assert best.drive_P[0] == pytest.approx(float(drive_R[0]), rel=1e-5)
+    assert 0 < best.code_P[0] == pytest.approx(float(values[indices == 0].max()), rel=1e-5)
+
+
 def test_ranking_takes_turns_and_passes_over_dead_features_and_duplicates(run: Path) -> None:
     inputs = open_run(run)
     ranked = rank_features(inputs, VisualiseConfig(visualise=N))
@@ -229,6 +253,10 @@ def test_other_settings_make_a_picture_anew_and_a_set_is_made_whole(
     steps = {one.unit: one.steps for one in read_records(whole) if one.kind == "feature"}
     assert steps == {unit: 4 if unit == units[0] else 3 for unit in units}
     assert len(other["settings"]) == len(printed["settings"]) + 1
+    assert len(other["pictures"]["kinds"]["feature"]["settings"]) == 2
+    assert "several settings, counted together: feature" in visualise_text(other, "out")
+    assert "several settings" not in visualise_text(printed, "out")
+    assert other["pictures"]["kinds"]["diversity"]["share_interval"] is None
     (whole / "pictures" / f"diversity_{units[1]:05d}_1.png").unlink()
     sets = VisualiseConfig(features=(units[1],), kind=("diversity",), steps=3, set_size=2)
     assert analyze_visualise(run, out=whole, config=sets)["pictures"]["made_now"] == 2
@@ -274,6 +302,40 @@ def test_without_its_pictures_a_store_gives_plain_colours_unless_they_were_measu
     assert bytes_of(kept) == bytes_of(folder_of(run))
     assert again["statistics"] == printed["statistics"]
     assert again["patches"] == printed["patches"]
+
+
+def test_sheets_that_were_lost_with_the_pictures_come_back_with_them(
+    run: Path, printed: dict, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(folder_of(run), out)
+    none, one_less = VisualiseConfig(visualise=0), PatchesConfig(top=2)
+    gone = str(tmp_path / "gone")
+    without = analyze_visualise(run, out=out, images=gone, config=none, patches=one_less)
+    assert without["patches"]["sheets"] is None
+    assert not (out / "sheets").exists()
+    found = analyze_visualise(run, out=out, config=none, patches=one_less)
+    assert found["patches"]["sheets"]["count"] == len(list((out / "sheets").iterdir()))
+
+
+def test_a_kill_while_patches_are_cut_leaves_no_description_of_others(
+    run: Path, printed: dict, tmp_path: Path
+) -> None:
+    class Killed(Reporter):
+        def task(self, total: int, label: str, unit: str) -> Any:
+            if label == "sheets":
+                raise KeyboardInterrupt
+            return super().task(total, label, unit)
+
+    out = tmp_path / "out"
+    shutil.copytree(folder_of(run), out)
+    with pytest.raises(KeyboardInterrupt):
+        analyze_visualise(
+            run, out=out, config=QUICK, patches=PatchesConfig(top=2), reporter=Killed(quiet=True)
+        )
+    left = json.loads((out / "summary.json").read_text())
+    assert not {"patches", "tile", "tiles"} & set(left)
+    assert left["pictures"] == printed["pictures"]
 
 
 @pytest.mark.parametrize(
