@@ -241,7 +241,8 @@ def _labels(tables: RunTables) -> list[Column]:
         text_column("label", "label", "Name without a language model; empty: none was found.",
                     table.texts("label")),
         category_column("taxonomy", "taxonomy",
-                        "Kind of the label; 'unexplained': no name holds; 'rare': too few images.",
+                        "Kind of the label; 'unexplained': no name holds; 'rare': too few images; "
+                        "'position' may be padding's doing where that could not be tested.",
                         table.texts("taxonomy")),
         number_column("label_score", "score", "share",
                       "Share of its strongest images that have the name, of images that the name "

@@ -15,6 +15,7 @@
   const DIM = 0.5; // how dark a place without any activity is
   const SHARP = 2; // pixels of a drawing for one of a tile: heat maps are smooth
   const ROWS = 64; // features of one sheet
+  const HELD_OUT = "held out of the SAE's training; the network may have been trained on it";
   const sheets = new Map();
 
   /** The picture of a path below the report's folder, kept while it is among the last few. */
@@ -103,8 +104,8 @@
           ` q ${Number(entry.quantile).toFixed(2)}`) : null),
       h("span", { class: "patch-label" }, entry.label || entry.name || ""),
       h("span", { class: "tags" },
-        heldOut(entry) ? h("span", { class: "tag held", title: "a held-out picture" }, "held out")
-          : h("span", { class: "tag", title: "a training picture" }, "train"),
+        heldOut(entry) ? h("span", { class: "tag held", title: HELD_OUT }, "held out")
+          : h("span", { class: "tag", title: "the SAE was trained on it" }, "train"),
         entry.border
           ? h("span", { class: "tag border", title: "padding reaches its effective field" }, "border") : null));
   }
