@@ -18,10 +18,10 @@ from isae.analysis.visualise.config import FEATURE
 
 Column = dict[str, Any]
 SHOWN = (
-    "label", "taxonomy", "label_score", "rate", "max", "branch", "lies_in", "concentration",
-    "q_branch", "tuned_to", "seed_cosine",
+    "label", "taxonomy", "label_score", "label_chance", "rate", "max", "branch", "lies_in",
+    "concentration", "q_branch", "tuned_to", "seed_cosine",
 )  # fmt: skip
-"""Columns in the table from the start."""
+"""Columns in the table from the start: no score without its chance."""
 
 
 def layer_columns(

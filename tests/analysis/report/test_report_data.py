@@ -149,6 +149,8 @@ def test_categories_and_labels_are_the_tables(study: Path, data: Callable[[str],
     ratio = np.full(N, np.nan)
     ratio[66] = 3.0 / 2.5  # the neuron's picture and one of a feature without activity do not count
     np.testing.assert_allclose(found["picture"], ratio, rtol=1e-6)
+    shown = [one["name"] for one in data(f"columns/{FIRST}")["columns"] if one["shown"]]
+    assert shown[:4] == ["label", "taxonomy", "label_score", "label_chance"]
 
 
 def test_angles_are_those_of_the_harmonic_that_counts(
