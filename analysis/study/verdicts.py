@@ -7,7 +7,8 @@ For a number measured on s SAEs of the trained network and on u of untrained one
 t the 97.5 % point of Student's distribution. Where both groups have two values or more this is
 Welch's interval; with a single untrained network, sd is that of the trained network's seeds, and
 the interval says nothing of how much untrained networks differ. Nothing is judged where seeds agree
-exactly, as counts of 0 do, and the networks do not: that no spread was seen is no spread of 0.
+(nearly) exactly, as counts of 0 do, and the networks do not: that no spread was seen is no spread
+of 0.
 Seeds are of the SAE: the trained network itself is one, so verdicts are about this network.
 """
 
@@ -22,6 +23,9 @@ import numpy as np
 from scipy.stats import t as student
 
 K = TypeVar("K")
+ALIKE = 2e-3
+"""Seeds count as agreeing whose deviation is below this part of their mean: one feature of 4,092
+and one of 4,094 are shares whose spread is that of the denominators alone."""
 MORE, LESS, SAME, UNKNOWN = "more", "less", "not told apart", "not judged"
 
 
@@ -85,7 +89,7 @@ def _half_width(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float | N
     if s > 1 and u > 1:
         parts = (np.var(ours, ddof=1) / s, np.var(theirs, ddof=1) / u)
         total = float(sum(parts))
-        if total == 0:
+        if _alike(ours) and _alike(theirs):
             return _without_spread(ours, theirs)
         freedom = total**2 / (parts[0] ** 2 / (s - 1) + parts[1] ** 2 / (u - 1))
         return float(student.ppf(0.975, freedom) * math.sqrt(total))
@@ -93,10 +97,14 @@ def _half_width(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float | N
         return None
     several = ours if s > 1 else theirs
     deviation = float(np.std(several, ddof=1))
-    if deviation == 0:
+    if _alike(several):
         return _without_spread(ours, theirs)
     factor = math.sqrt(1 / s + 1 / u)
     return float(student.ppf(0.975, len(several) - 1)) * deviation * factor
+
+
+def _alike(values: tuple[float, ...]) -> bool:
+    return float(np.std(values, ddof=1)) <= ALIKE * abs(float(np.mean(values)))
 
 
 def _without_spread(ours: tuple[float, ...], theirs: tuple[float, ...]) -> float | None:

@@ -118,6 +118,9 @@ def test_numbers_that_cannot_be_judged() -> None:
     # Three seeds without a single curve detector and a network with one of a thousand.
     assert judge([0.0, 0.0, 0.0], [0.001]).verdict == UNKNOWN
     assert judge([0.0, 0.0], [1.0, 1.0]).verdict == UNKNOWN
+    # One feature in every seed: the spread is of the denominators alone.
+    assert judge([1 / 4092, 1 / 4093, 1 / 4094], [12 / 4095]).verdict == UNKNOWN
+    assert judge([50 / 4092, 51 / 4093, 49 / 4094], [90 / 4095]).verdict == LESS
     row = judge([1.0, math.nan, 3.0], [1.0]).row()
     assert (row["trained"], row["trained_n"], row["untrained_n"]) == (2.0, 2, 1)
     rows = judge_all([{"a": 1.0, "b": 2.0}, {"a": 1.5}], [{"a": 9.0, "c": 1.0}])
