@@ -145,8 +145,10 @@ def _commands(
     end = [*task.fixed, *(["--store", store] if store else [])]
     end += ["--out", str(out), "--overwrite", "--quiet", "--json"]
     for part in parts:
-        cut = [cut_run(run, full // part, scratch / f"{run.parent.name}-{run.name}-{part}", store)
-               for run in runs]  # fmt: skip
+        cut = [
+            cut_run(run, full // part, scratch / f"{number}-{part}" / run.name, store)
+            for number, run in enumerate(runs)
+        ]
         read = [task.option, str(whole)] if task.option else []
         yield "features", full // part, [*base, *map(str, cut), *read, *end]
     for part in parts if task.option else ():
