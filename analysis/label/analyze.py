@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from isae.analysis.arrays import I64
 from isae.analysis.codes import Room, read_codes
 from isae.analysis.inputs import RunInputs, open_run
 from isae.analysis.label.branches import group_features
@@ -21,17 +18,11 @@ from isae.analysis.label.factors import factor_names, has_factors
 from isae.analysis.label.images import Halves, choose_images, describe_images
 from isae.analysis.label.joined import describe_joined, join
 from isae.analysis.label.names import CLASS, EDGE, FACTOR, SUPERCLASS, Names, class_names
-from isae.analysis.label.padding import (
-    Mirrored,
-    margin,
-    mirrored_border,
-    no_padding_test,
-    reached_cells,
-)
-from isae.analysis.label.patch_names import patch_names, read_patches
+from isae.analysis.label.patch_names import patch_names
+from isae.analysis.label.pictures import GONE, Seen, look
 from isae.analysis.label.scoring import share_in
 from isae.analysis.label.strongest import sampled_images, strongest_images
-from isae.analysis.label.summary import summarise_labels
+from isae.analysis.label.summary import note_of_positions, summarise_labels
 from isae.analysis.label.tables import write_label_tables
 from isae.analysis.label.taxonomy import (
     COLOUR,
@@ -41,30 +32,16 @@ from isae.analysis.label.taxonomy import (
     find_labels,
 )
 from isae.analysis.label.tree import Tree, read_tree
+from isae.analysis.label.unseen_images import open_second
+from isae.analysis.label.unseen_reading import label_unseen
 from isae.analysis.network import store_network
 from isae.analysis.outputs import SUMMARY, check_out
-from isae.analysis.patches import draw_pictures, find_pictures, patch_geometry
-from isae.analysis.tuning.effective_field import EffectiveField, effective_field, read_cell
-from isae.analysis.tuning.inputs import field_pictures
 from isae.config import to_json
 from isae.device import resolve_device
 from isae.files import swap_folder, write_json
-from isae.images import ImageSource
-from isae.inception import Network
 from isae.progress import QUIET, Reporter
 
 ANALYSIS = "label"
-_GONE = "the store's pictures are not there; give --images SRC"
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is read of the pictures: the names of places, the test of padding, and both in words."""
-
-    kinds: dict[str, Names]
-    mirrored: Mirrored
-    left_out: dict[str, str]
-    words: dict[str, Any]
 
 
 def analyze_label(
@@ -73,6 +50,8 @@ def analyze_label(
     store: str | Path | None = None,
     images: str | None = None,
     weights: str | None = None,
+    unseen: str | None = None,
+    unseen_images: str | None = None,
     out: str | Path | None = None,
     config: LabelConfig | None = None,
     overwrite: bool = False,
@@ -86,6 +65,9 @@ def analyze_label(
     Parquet and CSV, summary.json, figures/*.png and *.svg. Without the pictures, classes,
     superclasses and positions are left to name.
 
+    unseen, unseen_images: a second store, of the same layer and network but of other pictures, on
+    which the names are tested once more (`isae.analysis.label.unseen`), and where its pictures are.
+
     Raises RunError, StoreError, WeightsError or DataError when the inputs are missing, unfinished
     or do not belong together.
     """
@@ -97,8 +79,10 @@ def analyze_label(
     check_out(out, ANALYSIS, overwrite)
     tree = read_tree(config.tree)
     network = store_network(inputs.store, weights, device)
+    second = open_second(inputs, unseen, config) if unseen is not None else None
     halves = choose_images(inputs.store, inputs.layer, config)
-    seen = _look(inputs, network, halves, images, config, reporter)
+    seen = look(inputs, network, halves.image_I, images, config, reporter)
+    kinds, left_out = _places(seen, halves, inputs)
     codes = read_codes(
         inputs.sae, inputs.store, inputs.layer, halves.image_I,
         batch_size=config.batch_size, device=device, room=Room(), reporter=reporter,
@@ -106,10 +90,11 @@ def analyze_label(
     strongest = strongest_images(codes, halves.half_I, config.top)
     sample = sampled_images(codes, halves.half_I, config.top, config.seed)
     cells = codes.grid[0] * codes.grid[1]
-    named, left_out = _named(halves, tree, cells, config)
-    left_out |= seen.left_out
-    labels = find_labels(named | seen.kinds, strongest, seen.mirrored, codes.grid, config)
-    chance = chance_labels(labels, strongest, seen.mirrored, halves.half_I, codes.grid, config)
+    named, not_named = _named(halves, tree, cells, config)
+    left_out = not_named | left_out
+    mirrored = seen.border.mirrored
+    labels = find_labels(named | kinds, strongest, mirrored, codes.grid, config)
+    chance = chance_labels(labels, strongest, mirrored, halves.half_I, codes.grid, config)
     sampled = {
         kind: share_in(names, sample, labels.kinds[kind].name_N, cells)
         for kind, names in labels.names.items()
@@ -119,13 +104,28 @@ def analyze_label(
     words = _words(labels.names, tree)
     summary = _describe(inputs, config, halves, tree)
     summary |= seen.words | summarise_labels(
-        labels, chance, sampled, grouping, left_out, seen.mirrored, config
+        labels, chance, sampled, grouping, left_out, mirrored, config
     )
+    summary["notes"] += note_of_positions(str(inputs.store.manifest["positions"]))
     summary["joined"] = describe_joined(joined, labels)
+    there = None
+    if second is not None:
+        there, summary["unseen"] = label_unseen(
+            labels, inputs, second, network, seen, halves, codes, tree, unseen_images,
+            config, device, reporter,
+        )  # fmt: skip
 
     def fill(folder: Path) -> None:
         write_label_tables(
-            labels, sampled, seen.mirrored, strongest.images_HN, grouping, joined, words, folder
+            labels,
+            sampled,
+            mirrored,
+            strongest.images_HN,
+            grouping,
+            joined,
+            words,
+            folder,
+            there,
         )
         summary["figures"] = []
         if config.figures:
@@ -133,7 +133,7 @@ def analyze_label(
 
             (folder / "figures").mkdir()
             summary["figures"] = write_label_figures(
-                inputs.layer, labels, chance, sampled, grouping, folder / "figures"
+                inputs.layer, labels, chance, sampled, grouping, folder / "figures", there
             )
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(folder / SUMMARY, summary)
@@ -170,95 +170,15 @@ def _named(
     return {kind: names for kind, names in kinds.items() if names is not None}, left_out
 
 
-def _look(
-    inputs: RunInputs,
-    network: Network,
-    halves: Halves,
-    images: str | None,
-    config: LabelConfig,
-    reporter: Reporter,
-) -> _Seen:
-    """Read the pictures: patches of every place, and the border with and without padding."""
-    size = int(inputs.store.manifest["size"])
-    manifest = inputs.store.manifest
-    source = find_pictures(
-        manifest["images"], int(manifest["seed"]), images, reporter, "names of colour and shape"
-    )
-    if source is None:
-        kinds = (COLOUR, ORIENTATION, CURVATURE, FREQUENCY, EDGE)
-        gone = {"patches": {"skipped": _GONE}, "padding": {"skipped": _GONE}}
-        none = no_padding_test(inputs.sae.n)
-        return _Seen({}, none, dict.fromkeys(kinds, _GONE), gone)
-    at = read_cell(inputs.info, size)
-    pictures, about = field_pictures(
-        inputs.store, images, size, config.field_pictures, config.seed, reporter
-    )
-    field = effective_field(
-        network, inputs.layer, at, pictures, seed=config.seed, reporter=reporter
-    )
-    geometry = patch_geometry(inputs.info, size, field.side_half)
-    patches = read_patches(
-        source, halves.image_I, geometry, workers=config.workers, reporter=reporter
-    )
-    cells = len(geometry.start_G) ** 2
-    kinds_of_places = patch_names(patches, halves.half_I, cells)
-    reached = reached_cells(geometry, field.side)
-    mirrored, padding, reason = _padding(
-        inputs, network, source, (field, reached), config, reporter
-    )
-    words: dict[str, Any] = {
-        "patches": {
-            "side": geometry.side,
-            "holds": "half of the gradient energy of the cell in the middle",
-            "field_of_95_percent": field.side,
-            "field_measured_on": about,
-            "readable_pictures": int(patches.known_R.sum()) // cells,
-        },
-        "padding": padding,
-    }
-    left_out = {EDGE: reason} if reason else {}
-    return _Seen(kinds_of_places, mirrored, left_out, words)
-
-
-def _padding(
-    inputs: RunInputs,
-    network: Network,
-    source: ImageSource,
-    where: tuple[EffectiveField, I64],
-    config: LabelConfig,
-    reporter: Reporter,
-) -> tuple[Mirrored, dict[str, Any], str]:
-    """The test of padding, it in words, and why it was not made ('' if it was).
-
-    where: the effective field and the cells that padding reaches.
-    """
-    size, (field, reached) = int(inputs.store.manifest["size"]), where
-    added = margin(inputs.info, size, field.side)
-    reason = ""
-    if added is None:
-        reason = "no margin keeps the cells in step with those of the plain picture"
-    elif not config.padding_pictures:
-        reason = "--padding-pictures 0"
-    if reason or added is None:
-        return no_padding_test(inputs.sae.n), {"skipped": reason}, reason
-    split = "holdout" if "holdout" in inputs.store.images.column("split").to_pylist() else "train"
-    pictures, used = draw_pictures(
-        inputs.store, source, split, config.padding_pictures, size, config.seed
-    )
-    with torch.inference_mode():
-        found = mirrored_border(
-            network, inputs.sae, inputs.layer, pictures, added, inputs.info.stride,
-            reached, reporter=reporter,
-        )  # fmt: skip
-    about = {
-        "pictures": len(used),
-        "split": split,
-        "cells_that_padding_reaches": len(reached),
-        "added_pixels": added,
-        "covers_the_field": added >= field.side / 2,
-        **found.describe(config.padding_images, config.alpha),
-    }
-    return found, about, ""
+def _places(
+    seen: Seen, halves: Halves, inputs: RunInputs
+) -> tuple[dict[str, Names], dict[str, str]]:
+    """Names of places, and why kinds that need the pictures are left out."""
+    if seen.patches is None:
+        return {}, dict.fromkeys((COLOUR, ORIENTATION, CURVATURE, FREQUENCY, EDGE), GONE)
+    cells = inputs.stored.grid[0] * inputs.stored.grid[1]
+    left_out = {EDGE: seen.border.left_out} if seen.border.left_out else {}
+    return patch_names(seen.patches, halves.half_I, cells), left_out
 
 
 def _words(names: Mapping[str, Names], tree: Tree) -> dict[str, dict[str, str]]:

@@ -18,6 +18,13 @@ def label(
     store: options.StoreOption = None,
     images: options.ImagesOption = None,
     weights: options.WeightsOption = None,
+    unseen: Annotated[
+        str | None,
+        typer.Option(help="A second store, of pictures unseen in training: do names hold there?"),
+    ] = None,
+    unseen_images: Annotated[
+        str | None, typer.Option(help="Where its pictures are now; default: as recorded.")
+    ] = None,
     tree: Annotated[
         str | None,
         typer.Option(help="Table of a tree over the classes; default: WordNet's, packaged."),
@@ -81,6 +88,8 @@ def label(
         store=store,
         images=images,
         weights=weights,
+        unseen=unseen,
+        unseen_images=unseen_images,
         out=out,
         config=config,
         overwrite=overwrite,

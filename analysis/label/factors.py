@@ -27,8 +27,13 @@ def has_factors(table: pa.Table) -> bool:
     return {*TEXTS, "hue", "orientation", *THIRDS} <= set(table.column_names)
 
 
-def factor_names(table: pa.Table, half_I: I64, cells: int, least: int) -> Names | None:
-    """Names of the factors of those images; None where too few images have any."""
+def factor_names(
+    table: pa.Table, half_I: I64, cells: int, least: int, cut_I: Bools | None = None
+) -> Names | None:
+    """Names of the factors of those images; None where too few images have any.
+
+    cut_I: the images whose thirds numbers are cut at (default: all).
+    """
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     has: dict[str, Bools] = {}
     for name in TEXTS:
@@ -42,8 +47,9 @@ def factor_names(table: pa.Table, half_I: I64, cells: int, least: int) -> Names 
     for name, (low, high) in THIRDS.items():
         value_I = _numbers(columns[name])
         known_I = np.isfinite(value_I)
-        if known_I.any():
-            first, second = np.quantile(value_I[known_I], [1 / 3, 2 / 3])
+        used_I = known_I if cut_I is None else known_I & cut_I
+        if used_I.any():
+            first, second = np.quantile(value_I[used_I], [1 / 3, 2 / 3])
             has[low] = known_I & (np.nan_to_num(value_I) <= first)
             has[high] = known_I & (np.nan_to_num(value_I) >= second)
     kind_I = np.array(columns["kind"], dtype=object)

@@ -12,6 +12,8 @@ from isae.analysis.arrays import F64
 from isae.analysis.label.branches import Grouping
 from isae.analysis.label.chance import Chance
 from isae.analysis.label.taxonomy import KINDS, RARE, TAXONOMY, UNEXPLAINED, Labels
+from isae.analysis.label.unseen import Unseen
+from isae.analysis.label.unseen_figure import unseen_figure
 from isae.analysis.style import NULL_COLOUR, PALETTE, save, styled
 
 _COLOURS = {
@@ -28,12 +30,15 @@ def write_label_figures(
     sampled: Mapping[str, F64],
     grouping: Grouping,
     folder: Path,
+    unseen: Unseen | None = None,
 ) -> list[str]:
     """Write all figures of a layer into `folder` -> their names without suffix."""
     figures: dict[str, Callable[[], Figure]] = {
         "taxonomy": lambda: taxonomy_figure(layer, labels, chance, grouping),
         "scores": lambda: scores_figure(layer, labels, sampled),
     }
+    if unseen is not None:
+        figures["unseen"] = lambda: unseen_figure(layer, unseen)
     with styled():
         for name, draw in figures.items():
             save(draw(), folder / name)

@@ -97,11 +97,11 @@ def describe_images(store: Store, halves: Halves) -> dict[str, Any]:
         "images_a_class": [int(counts.min()), int(counts.max())] if len(counts) else None,
         "without_label": int((labels == "").sum()),
         "numbers_hash": f"{int(hash64(stream, halves.image_I).sum(dtype=np.uint64)):016x}",
-        "seen_by_the_network": _seen(store, halves.table.column("name").to_pylist()),
+        "seen_by_the_network": seen_by_network(store, halves.table.column("name").to_pylist()),
     }
 
 
-def _seen(store: Store, names: list[str]) -> dict[str, Any]:
+def seen_by_network(store: Store, names: list[str]) -> dict[str, Any]:
     """Whether the network was trained on these pictures, as far as their names tell."""
     model = store.manifest["model"]
     if str(model["weights"]).startswith("random:"):

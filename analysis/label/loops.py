@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from isae.analysis.arrays import F32, F64, I32, I64, U8
+from isae.analysis.arrays import F32, F64, I32, I64, U8, Bools
 from isae.analysis.code_loops import insert
 from isae.compiled import compiled
 
@@ -137,3 +137,66 @@ def tail_of_one(
             for s in range(used, count - 1, -1):
                 tail += law_K[s]
             p_N[i] = min(tail, 1.0)
+
+
+@compiled()
+def weighted_gains(
+    row_NK: I64,
+    cell_NK: I64,
+    image_NK: I64,
+    has_RA: U8,
+    chance_DGA: F64,
+    name_N: I64,
+    length_N: I64,
+    weight_DX: F64,
+    gain_DN: F64,
+) -> None:
+    """(share - chance) / (1 - chance) of one name a feature where images have weights.
+
+    Strongest first, images are counted until their weights add up to `length_N`, the last one in
+    part; one whose row is -1 uses up its weight. chance_DGA may have one cell for all. `gain_DN`
+    comes filled with NaN, and keeps it where the chance is 1.
+    """
+    for d in range(len(weight_DX)):
+        for i in range(len(name_N)):
+            a = name_N[i]
+            if a < 0:
+                continue
+            left = np.float64(length_N[i])
+            used = 0.0
+            count = 0.0
+            total = 0.0
+            for k in range(row_NK.shape[1]):
+                if image_NK[i, k] < 0 or left <= 1e-9:
+                    break
+                weight = min(weight_DX[d, image_NK[i, k]], left)
+                left -= weight
+                row = row_NK[i, k]
+                if row >= 0:
+                    cell = min(cell_NK[i, k], chance_DGA.shape[1] - 1)
+                    used += weight
+                    count += weight * has_RA[row, a]
+                    total += weight * chance_DGA[d, cell, a]
+            if used - total > 1e-9 * used:
+                gain_DN[d, i] = (count - total) / (used - total)
+
+
+@compiled()
+def weighted_places(
+    cell_NK: I64, image_NK: I64, among_N: Bools, length: int, weight_DX: F64, place_DG: F64
+) -> None:
+    """Add up the weights of the strongest places of some features at each cell.
+
+    Of every feature until its weights add up to `length`. `place_DG` comes filled with 0.
+    """
+    for d in range(len(weight_DX)):
+        for i in range(len(image_NK)):
+            left = np.float64(length)
+            if not among_N[i]:
+                continue
+            for k in range(image_NK.shape[1]):
+                if image_NK[i, k] < 0 or left <= 1e-9:
+                    break
+                weight = min(weight_DX[d, image_NK[i, k]], left)
+                left -= weight
+                place_DG[d, cell_NK[i, k]] += weight

@@ -37,12 +37,14 @@ _DIRECTIONS = np.arange(0, 360, 45)
 @dataclass(frozen=True)
 class PatchMeans:
     """mean_RC: float32, means of SUMS over each place's patch; known_R: whether its picture could
-    be read; side: of the patch in pixels.
+    be read; side: of the patch in pixels; cut_R: places whose quantiles names are cut at, None for
+    all.
     """
 
     mean_RC: F32
     known_R: Bools
     side: int
+    cut_R: Bools | None = None
 
     def of(self, name: str) -> F64:
         """One of SUMS as float64 [R]."""
@@ -71,8 +73,17 @@ def read_patches(
             at = np.searchsorted(image_I, batch.indices)
             mean_IGC[at], known_I[at] = mean_BGC, True
             meter.advance(len(pixels) + len(batch.bad))
+    known_R = np.repeat(known_I, len(box_G4))
+    return PatchMeans(mean_IGC.reshape(-1, len(SUMS)), known_R, geometry.side)
+
+
+def beside(own: PatchMeans, other: PatchMeans) -> PatchMeans:
+    """The places of both, one after the other; names mean what they mean on the first alone."""
     return PatchMeans(
-        mean_IGC.reshape(-1, len(SUMS)), np.repeat(known_I, len(box_G4)), geometry.side
+        np.concatenate([own.mean_RC, other.mean_RC]),
+        np.concatenate([own.known_R, other.known_R]),
+        own.side,
+        np.concatenate([own.known_R, np.zeros_like(other.known_R)]),
     )
 
 
@@ -98,10 +109,10 @@ def colours(patches: PatchMeans) -> dict[str, Bools]:
     hue_R = hue_name(hues(colour_R3))
     found = {name: (hue_R == number) & (chroma_R >= HUED) for number, name in enumerate(SECTORS)}
     return found | {
-        "dark": _lowest(lightness_R, patches.known_R),
-        "light": _highest(lightness_R, patches.known_R),
-        "grey": _lowest(chroma_R, patches.known_R),
-        "vivid": _highest(chroma_R, patches.known_R),
+        "dark": _lowest(patches, lightness_R, patches.known_R),
+        "light": _highest(patches, lightness_R, patches.known_R),
+        "grey": _lowest(patches, chroma_R, patches.known_R),
+        "vivid": _highest(patches, chroma_R, patches.known_R),
     }
 
 
@@ -123,7 +134,7 @@ def orientations(patches: PatchMeans) -> dict[str, Bools]:
     """
     angle_R, coherence_R = edge_directions(patches)
     clear_R = _some_edges(patches)
-    clear_R = clear_R & (coherence_R >= _quantile(coherence_R, clear_R, 0.5))
+    clear_R = clear_R & (coherence_R >= _quantile(patches, coherence_R, clear_R, 0.5))
     return {
         f"edges along {angle:g}°": clear_R & (apart(angle_R, angle, 180) <= 22.5)
         for angle in _ORIENTATIONS
@@ -146,8 +157,8 @@ def curvatures(patches: PatchMeans) -> dict[str, Bools]:
     """
     bend_R, angle_R = curve_vectors(patches)
     edges_R = _some_edges(patches)
-    clear_R = edges_R & (bend_R >= _quantile(bend_R, edges_R, 0.5))
-    found = {"curved": _highest(bend_R, edges_R)}
+    clear_R = edges_R & (bend_R >= _quantile(patches, bend_R, edges_R, 0.5))
+    found = {"curved": _highest(patches, bend_R, edges_R)}
     return found | {
         f"arc, outside at {angle:g}°": clear_R & (apart(angle_R, angle, 360) <= 33.75)
         for angle in _DIRECTIONS
@@ -167,26 +178,27 @@ def frequencies(patches: PatchMeans) -> dict[str, Bools]:
     edges_R = _some_edges(patches)
     ratio_R = np.log((energy_R + 1e-9) / (patches.of("coarse") + 1e-9))
     return {
-        "plain": _lowest(energy_R, patches.known_R),
-        "high contrast": _highest(energy_R, patches.known_R),
-        "fine texture": _highest(ratio_R, edges_R),
-        "coarse texture": _lowest(ratio_R, edges_R),
+        "plain": _lowest(patches, energy_R, patches.known_R),
+        "high contrast": _highest(patches, energy_R, patches.known_R),
+        "fine texture": _highest(patches, ratio_R, edges_R),
+        "coarse texture": _lowest(patches, ratio_R, edges_R),
     }
 
 
 def _some_edges(patches: PatchMeans) -> Bools:
     """The known places but for the fifth of least gradient energy."""
     energy_R = patches.of("xx") + patches.of("yy")
-    return patches.known_R & (energy_R > _quantile(energy_R, patches.known_R, 0.2))
+    return patches.known_R & (energy_R > _quantile(patches, energy_R, patches.known_R, 0.2))
 
 
-def _lowest(value_R: F64, among_R: Bools) -> Bools:
-    return among_R & (value_R <= _quantile(value_R, among_R, 0.2))
+def _lowest(patches: PatchMeans, value_R: F64, among_R: Bools) -> Bools:
+    return among_R & (value_R <= _quantile(patches, value_R, among_R, 0.2))
 
 
-def _highest(value_R: F64, among_R: Bools) -> Bools:
-    return among_R & (value_R >= _quantile(value_R, among_R, 0.8))
+def _highest(patches: PatchMeans, value_R: F64, among_R: Bools) -> Bools:
+    return among_R & (value_R >= _quantile(patches, value_R, among_R, 0.8))
 
 
-def _quantile(value_R: F64, among_R: Bools, share: float) -> float:
-    return float(np.quantile(value_R[among_R], share)) if among_R.any() else 0.0
+def _quantile(patches: PatchMeans, value_R: F64, among_R: Bools, share: float) -> float:
+    cut_R = among_R if patches.cut_R is None else among_R & patches.cut_R
+    return float(np.quantile(value_R[cut_R], share)) if cut_R.any() else 0.0

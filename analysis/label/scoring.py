@@ -81,10 +81,17 @@ def best(bits_NA: F32, tested_N: Bools) -> I64:
 
 def score_names(names: Names, strongest: Strongest, name_N: I64, cells: int) -> Tested:
     """One test a feature of the name given, on the scoring half."""
-    used_N, count_N, chance_N, p_N = _tails(names, strongest, name_N, cells, SCORING)
-    chosen_N = _tails(names, strongest, name_N, cells, CHOOSING)
-    some_N = (name_N >= 0) & (used_N > 0)
-    return _tested(name_N, used_N, count_N, chance_N, p_N, _share(*chosen_N[:2])).only(some_N)
+    tested = score_in(names, strongest, name_N, cells, SCORING)
+    choosing_N = _share(*_tails(names, strongest, name_N, cells, CHOOSING)[:2])
+    return replace(tested, choosing_N=choosing_N).only(tested.name_N >= 0)
+
+
+def score_in(names: Names, strongest: Strongest, name_N: I64, cells: int, half: int) -> Tested:
+    """One test a feature of the name given, on one half; choosing_N is NaN."""
+    used_N, count_N, chance_N, p_N = _tails(names, strongest, name_N, cells, half)
+    none_N = np.full(len(name_N), np.nan)
+    tested = _tested(name_N, used_N, count_N, chance_N, p_N, none_N)
+    return tested.only((name_N >= 0) & (used_N > 0))
 
 
 def share_in(names: Names, sample: Strongest, name_N: I64, cells: int) -> F64:

@@ -21,6 +21,7 @@ from isae.analysis.label.taxonomy import (
     UNEXPLAINED,
     Labels,
 )
+from isae.analysis.label.unseen_summary import unseen_lines
 
 NULLS = {
     "names of images and places": "images exchanged within their half, every location kept: the "
@@ -55,6 +56,19 @@ NOTES = (
     "by_chance is for all kinds at one bound: a kind of few labels can have a larger part of "
     "chance than the whole",
 )
+
+
+def note_of_positions(positions: str) -> list[str]:
+    """What a reader must know where a store has but some places of each image."""
+    if positions == "all":
+        return []
+    note = f"places of each image were chosen ({positions}): the strongest are those of stored ones"
+    if ":norm:" in positions:
+        note += (
+            "; chosen by norm, places with large activations are there more often than others, so "
+            "that names of position, and what most stored places look like, follow the norm"
+        )
+    return [note]
 
 
 def summarise_labels(
@@ -179,6 +193,7 @@ def labels_text(summary: dict[str, Any], out: str) -> str:
             row += f"{medians['sampled']:>9.2f}" if medians["sampled"] is not None else ""
         lines.append(row)
     lines += [f"not tried: {kind} ({reason})" for kind, reason in _short(summary)]
+    lines += unseen_lines(summary["unseen"]) if "unseen" in summary else []
     lines += [
         "",
         f"labelled: {summary['labelled']:,} (of exchanged images "

@@ -16,6 +16,8 @@ from isae.analysis.label.joined import Joined
 from isae.analysis.label.names import SUPERCLASS
 from isae.analysis.label.padding import Mirrored
 from isae.analysis.label.taxonomy import KINDS, TAXONOMY, Labels, name_text
+from isae.analysis.label.unseen import Unseen
+from isae.analysis.label.unseen_summary import unseen_columns
 from isae.analysis.outputs import write_table
 
 Words = Mapping[str, Mapping[str, str]]
@@ -30,9 +32,12 @@ def write_label_tables(
     joined: Joined,
     words: Words,
     folder: Path,
+    unseen: Unseen | None = None,
 ) -> None:
     """Write labels and names into `folder`. sampled: by kind, see `labels_table`."""
     table = labels_table(labels, sampled, mirrored, images_HN, grouping, joined, words)
+    for name, column in unseen_columns(unseen, labels).items():
+        table = table.append_column(name, column)
     write_table(table, folder / "labels")
     write_table(names_table(labels, words), folder / "names")
 
@@ -55,7 +60,8 @@ def labels_table(
     share on the choosing half, flattered by the choice), K_images, K_score, K_chance, K_gain,
     K_bits, K_p, K_q, K_sampled. superclass_child, superclass_child_bits: the best class below;
     edge_kept, edge_pictures: what of its activity at the border stays without padding. tuned_to,
-    tuned_axis, curve_detector, curve_direction: of the other analyses, where they are there.
+    tuned_axis, curve_detector, curve_direction: of the other analyses, where they are there. With
+    --unseen the columns of `isae.analysis.label.unseen_summary.unseen_columns` behind them.
     """
     columns = _label_columns(labels, sampled, words)
     columns["branch"] = pa.array([grouping.branches[i] for i in grouping.branch_N], pa.string())

@@ -14,67 +14,19 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
 from isae.analysis.cli import app
 from isae.analysis.label.analyze import analyze_label
 from isae.analysis.label.config import LabelConfig
-from isae.analysis.label.summary import labels_text
+from isae.analysis.label.summary import labels_text, note_of_positions
 from isae.analysis.label.taxonomy import KINDS, TAXONOMY
 from isae.errors import DataError, RunError
 from isae.progress import Reporter
-from isae.store import BuildConfig, build_store, open_store
-from isae.train import SAE
+from isae.store import open_store
 
-LAYER, NOISE, K = "conv2d2", 12, 4
-CLASSES = {"n02123045": (200, 60, 50), "n02124075": (60, 180, 70), "n01443537": (60, 80, 200)}
+FEATURES = 17
 OPTIONS = ["--top", "16", "--shuffles", "3", "--padding-pictures", "6", "--workers", "0"]
-
-
-def photos(folder: Path) -> None:
-    """18 pictures of each class, of a colour of its own, with stripes."""
-    rng = np.random.default_rng(1)
-    for label, colour in CLASSES.items():
-        (folder / label).mkdir(parents=True)
-        for number in range(18):
-            light = 60 * np.sin(np.arange(48) * rng.uniform(0.3, 1.5))[:, None, None]
-            light = light if number % 2 else light.transpose(1, 0, 2)
-            pixels = np.array(colour) + light + rng.normal(0, 25, (48, 48, 1))
-            pixels = pixels.clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{number}.png")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose features are the classes' mean rows, one twice, noise, and a dead one."""
-    folder = tmp_path_factory.mktemp("label")
-    photos(folder / "photos")
-    build_store(
-        BuildConfig(
-            images=str(folder / "photos"), layers=(LAYER,), out=str(folder / "store"), size=48,
-            workers=0, holdout=0.2, seed=2, device="cpu",
-        )
-    )  # fmt: skip
-    store = open_store(folder / "store")
-    rows = np.asarray(store.activations(LAYER)[:], dtype=np.float32)
-    label_I = np.array(store.images.column("label").to_pylist())
-    label_R = label_I[np.asarray(store.positions(LAYER)[:])[:, 0]]
-    mean = rows.mean(axis=0)
-    planted = np.stack([rows[label_R == one].mean(axis=0) - mean for one in CLASSES])
-    noise = np.random.default_rng(3).normal(size=(NOISE, rows.shape[1])).astype(np.float32)
-    W = np.concatenate([planted, planted[:1] * 0.99, noise, noise[:1]])
-    W /= np.linalg.norm(W, axis=1, keepdims=True)
-    bias = np.zeros(len(W), dtype=np.float32)
-    bias[-1] = -1e6
-    SAE(*(torch.from_numpy(one) for one in (W, bias, W.copy(), mean)), K).save(
-        folder / "run" / "sae" / LAYER
-    )
-    content = {"store_content_id": store.manifest["content_id"]}
-    config = {"store": str(store.path), "layer": LAYER} | content
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    (folder / "run" / "summary.json").write_text(json.dumps(content))
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +84,7 @@ def test_tables_agree_with_the_summary_and_are_free_of_nan(
             values = table.column(column).to_pylist()
             assert not any(isinstance(one, float) and np.isnan(one) for one in values), column
     rows = table_of(folder)
-    assert [row["feature"] for row in rows] == list(range(len(CLASSES) + NOISE + 2))
+    assert [row["feature"] for row in rows] == list(range(FEATURES))
     for name in TAXONOMY:
         count = sum(row["taxonomy"] == name for row in rows)
         one = printed["taxonomy"].get(name, {"features": 0})
@@ -169,6 +121,13 @@ def test_the_summary_says_images_nulls_and_what_the_network_saw(printed: dict[st
     assert {"names of images and places", "position", "edge artefact"} <= set(printed["nulls"])
 
 
+def test_a_note_says_where_places_were_chosen() -> None:
+    assert note_of_positions("all") == []
+    assert "chosen (5)" in note_of_positions("5")[0]
+    assert "norm" not in note_of_positions("5")[0]
+    assert "follow the norm" in note_of_positions("5:norm:mixed4c")[0]
+
+
 def test_batches_and_workers_do_not_change_the_labels(
     run: Path, printed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -203,7 +162,7 @@ def test_without_the_pictures_classes_are_still_named(run: Path, tmp_path: Path)
 
 
 def test_findings_on_stimuli_stand_beside_the_labels(run: Path, tmp_path: Path) -> None:
-    features, content = len(CLASSES) + NOISE + 2, open_store(run.parent / "store").content_id
+    features, content = FEATURES, open_store(run.parent / "store").content_id
     other = tmp_path / "run"
     shutil.copytree(run, other, ignore=shutil.ignore_patterns("label"))
     for name, columns in {
