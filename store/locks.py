@@ -34,16 +34,19 @@ _PAUSE = 0.05  # seconds; a holder writes its name right after it has the lock
 
 
 class PlaceLock:
-    """The right to build in a place; `key` is the file that tells who has it."""
+    """The right to build in a place; `key` is the file that tells who has it.
 
-    def __init__(self, place: Place, key: str = "building.json") -> None:
+    work: what is locked, for messages.
+    """
+
+    def __init__(self, place: Place, key: str = "building.json", work: str = "build") -> None:
         self.place = place
         self.key = check_key(key)
         self._lock: _LocalLock | _ObjectLock
         if place.local is not None:
-            self._lock = _LocalLock(place.local / key, place.url)
+            self._lock = _LocalLock(place.local / key, place.url, work)
         elif isinstance(place, ObjectPlace):
-            self._lock = _ObjectLock(place, key)
+            self._lock = _ObjectLock(place, key, work)
         else:
             raise ConfigError(f"expected a folder or a bucket to build in, found {place!r}")
 
@@ -70,8 +73,8 @@ class PlaceLock:
 class _LocalLock:
     """An flock on a file. The file of a dead process is locked by nobody, and simply used."""
 
-    def __init__(self, path: Path, url: str) -> None:
-        self.path, self.url = path, url
+    def __init__(self, path: Path, url: str, work: str) -> None:
+        self.path, self.url, self.work = path, url, work
         self._file: FileIO | None = None
         _local_locks.add(self)
 
@@ -91,7 +94,7 @@ class _LocalLock:
                 found = self._read_holder()
                 # A child that its killed parent was just starting holds the lock for a moment.
                 if not _is_gone(found):
-                    raise _refused(self.url, found) from None
+                    raise _refused(self.work, self.url, found) from None
                 sleep(_PAUSE)
                 continue
             # A releasing process may have removed the file between our two calls.
@@ -101,7 +104,7 @@ class _LocalLock:
                 return
             file.close()
         if found:
-            raise _refused(self.url, found)
+            raise _refused(self.work, self.url, found)
         raise StoreError(f"expected to lock {self.path}, found it come and go; run again")
 
     def _write_holder(self, file: FileIO, holder: Holder) -> None:
@@ -153,8 +156,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 class _ObjectLock:
     """An object made on the condition that none is there."""
 
-    def __init__(self, place: ObjectPlace, key: str) -> None:
-        self.place, self.key = place, key
+    def __init__(self, place: ObjectPlace, key: str, work: str) -> None:
+        self.place, self.key, self.work = place, key, work
         self._token: str | None = None
         self._owner = 0
 
@@ -192,7 +195,7 @@ class _ObjectLock:
         if holder.get("token") == token:
             return True
         if created or not _is_gone(holder):
-            raise _refused(self.place.url, holder, self._name())
+            raise _refused(self.work, self.place.url, holder, self._name())
         self.place.replace(self.key, found, data)
         return False  # the next attempt reads who won
 
@@ -200,7 +203,7 @@ class _ObjectLock:
         return f"{self.place.url}/{self.key}"
 
 
-def _refused(url: str, holder: Holder, object_name: str | None = None) -> StoreError:
+def _refused(work: str, url: str, holder: Holder, object_name: str | None = None) -> StoreError:
     shown = (
         f"host {holder.get('host', 'unknown')}, process {holder.get('pid', 'unknown')}, "
         f"since {holder.get('since', 'unknown')}"
@@ -208,7 +211,7 @@ def _refused(url: str, holder: Holder, object_name: str | None = None) -> StoreE
     remedy = "wait for it or end it, or choose another place"
     if object_name is not None:
         remedy += f"; if that process is surely dead, delete {object_name}"
-    return StoreError(f"expected no running build in {url}, found one ({shown}); {remedy}")
+    return StoreError(f"expected no running {work} in {url}, found one ({shown}); {remedy}")
 
 
 def _parsed(data: bytes) -> Holder:

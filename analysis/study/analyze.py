@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from isae.analysis.outputs import SUMMARY, write_table
 from isae.analysis.stability.spread import spread
 from isae.analysis.study.figures import write_figures
 from isae.analysis.study.headlines import Key, headlines
-from isae.analysis.study.layout import FINDINGS, Net, Study, begin_study
+from isae.analysis.study.layout import FINDINGS, Net, Study, begin_study, locked
+from isae.analysis.study.parallel import choose_jobs, run_parallel
 from isae.analysis.study.plan import LATER, Planner, StudyAnalyses
 from isae.analysis.study.stages import Outcome, check_outcome, run_stages
 from isae.analysis.study.text import findings_markdown
 from isae.analysis.study.verdicts import Verdict, judge_all
 from isae.config import to_json
+from isae.device import resolve_device
 from isae.errors import RunError
 from isae.files import swap_folder, write_bytes, write_json
 from isae.progress import QUIET, Reporter
@@ -39,29 +42,66 @@ def analyze_study(
     path: str | Path,
     options: StudyAnalyses | None = None,
     *,
+    jobs: int | None = 1,
     overwrite: bool = False,
     reporter: Reporter = QUIET,
 ) -> dict[str, Any]:
     """Do what is not done of a study's analyses, then write STUDY/findings -> its summary.
 
-    path: a folder of `prepare_study`; options: of the analyses. The folder `findings` holds
-    verdicts.parquet and .csv (every headline number, trained against untrained), spread.json (the
-    spread of every number of the analyses over seeds), findings.md, figures/*.png and *.svg,
-    summary.json. Raises RunError where the study is not whole or a stage failed, after all others
-    were done.
+    path: a folder of `prepare_study`; options: of the analyses; jobs: stages at once, each in a
+    process of its own (None: one per core, as far as memory goes); it decides about time alone. The
+    folder `findings` holds verdicts.parquet and .csv (every headline number, trained against
+    untrained), spread.json (the spread of every number of the analyses over seeds), findings.md,
+    figures/*.png and *.svg, summary.json. Raises RunError where the study is not whole or a stage
+    failed, after all others were done, and StoreError where another process works on the study.
     """
     started = time.monotonic()
     options = options or StudyAnalyses()
-    study = begin_study(path, None)
-    _check_prepared(study)
-    planner = Planner(study, options, reporter, overwrite)
-    records = study.path / "stages"
-    outcome = run_stages(planner.stages(), records, overwrite=overwrite, reporter=reporter)
-    verdicts = _verdicts(study)
-    for name in _of_other_options(study):
-        reporter.warn(f"{name}: analysed with options that differ between networks or seeds")
-    summary = _summary(study, options, outcome, verdicts)
+    jobs = choose_jobs(jobs, resolve_device(options.branches.device))
+    with locked(begin_study(path, None).path):
+        study = begin_study(path, None)
+        _check_prepared(study)
+        outcome = _do_stages(study, options, jobs, overwrite, reporter)
+        verdicts = _verdicts(study)
+        for name in _of_other_options(study):
+            reporter.warn(f"{name}: analysed with options that differ between networks or seeds")
+        summary = _summary(study, options, outcome, verdicts)
+        if verdicts:
+            _write(study, summary, verdicts, started)
+        pages = Planner(study, options, reporter, overwrite).report(
+            study.path / FINDINGS / "verdicts.parquet"
+        )
+        outcome.add(run_stages(pages, _records(study), overwrite=overwrite, reporter=reporter))
+    check_outcome(outcome)
+    return {**summary, "stages": outcome.as_json(), "out": str(study.path / FINDINGS)}
 
+
+def do_named(
+    study: Study, options: StudyAnalyses, overwrite: bool, names: Sequence[str]
+) -> Outcome:
+    """The named stages of a study, one after the other: what a worker process does."""
+    stages = {stage.name: stage for stage in Planner(study, options, QUIET, overwrite).stages()}
+    chosen = [stages[name] for name in names]
+    return run_stages(chosen, _records(study), overwrite=overwrite, reporter=QUIET)
+
+
+def _do_stages(
+    study: Study, options: StudyAnalyses, jobs: int, overwrite: bool, reporter: Reporter
+) -> Outcome:
+    stages = Planner(study, options, reporter, overwrite).stages()
+    if jobs == 1:
+        return run_stages(stages, _records(study), overwrite=overwrite, reporter=reporter)
+    work = partial(do_named, study, options, overwrite)
+    return run_parallel(stages, work, jobs, _records(study), overwrite=overwrite, reporter=reporter)
+
+
+def _records(study: Study) -> Path:
+    return study.path / "stages"
+
+
+def _write(
+    study: Study, summary: dict[str, Any], verdicts: list[tuple[Key, Verdict]], started: float
+) -> None:
     def fill(folder: Path) -> None:
         rows = [{**dict(zip(Key._fields, key, strict=True)), **one.row()} for key, one in verdicts]
         write_table(pa.Table.from_pylist(rows), folder / "verdicts")
@@ -72,12 +112,7 @@ def analyze_study(
         write_bytes(folder / "findings.md", findings_markdown(summary, verdicts).encode())
         write_json(folder / SUMMARY, summary)
 
-    if verdicts:
-        swap_folder(study.path / FINDINGS, fill)
-    pages = planner.report(study.path / FINDINGS / "verdicts.parquet")
-    outcome.add(run_stages(pages, records, overwrite=overwrite, reporter=reporter))
-    check_outcome(outcome)
-    return {**summary, "stages": outcome.as_json(), "out": str(study.path / FINDINGS)}
+    swap_folder(study.path / FINDINGS, fill)
 
 
 def summaries(study: Study, net: Net, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -94,6 +94,10 @@ def all_stages(
     weights: options.WeightsOption = None,
     device: options.DeviceOption = "auto",
     seed: cli.SeedOption = 0,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Stages at once; default: one per core as memory allows, on a GPU one."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Do every stage anew.")] = False,
     as_json: cli.JsonOption = False,
     quiet: cli.QuietOption = False,
@@ -105,5 +109,7 @@ def all_stages(
 
     chosen = ANALYSES if only is None else tuple(name.strip() for name in only.split(","))
     wanted = StudyAnalyses.uniform(chosen, images=images, weights=weights, device=device, seed=seed)
-    summary = analyze_study(study, wanted, overwrite=overwrite, reporter=cli.reporter(quiet))
+    summary = analyze_study(
+        study, wanted, jobs=jobs, overwrite=overwrite, reporter=cli.reporter(quiet)
+    )
     cli.finish(summary, as_json=as_json, lines=lambda: findings_text(summary, summary["out"]))

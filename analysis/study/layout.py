@@ -9,12 +9,14 @@
 - STUDY/findings                              what the trained network has beyond the untrained
 - STUDY/report                                the pages of seed 0 of the studied network
 - STUDY/stages/*.json                          which analyses are done, of which inputs
+- STUDY/working.json                           the process that prepares or analyses it just now
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +24,12 @@ from isae.analysis.study.config import StudyConfig
 from isae.config import from_json, to_json
 from isae.errors import ConfigError, RunError
 from isae.files import write_json
+from isae.store.locks import PlaceLock
+from isae.store.places import open_place
 
 TRAINED = "trained"
 FINDINGS = "findings"
+LOCK = "working.json"
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,20 @@ class Study:
 
 
 def begin_study(path: str | Path, config: StudyConfig | None) -> Study:
-    """The study in a folder: a new one of `config`, or the one that is there.
+    """The study in a folder, as `find_study`; its options are recorded where they are new."""
+    study = find_study(path, config)
+    if config is not None and config != _recorded(study.path):
+        study.path.mkdir(parents=True, exist_ok=True)
+        write_json(study.path / "study.json", to_json(config))
+    return study
+
+
+def find_study(path: str | Path, config: StudyConfig | None) -> Study:
+    """The study in a folder: a new one of `config`, or the one that is there; nothing is written.
 
     Without a config the recorded options count; with one, they must be the recorded ones, but for
-    more seeds and more untrained networks, which are recorded anew. Raises RunError for a folder of
-    something else, for a study of other options, and where neither is there.
+    more seeds and more untrained networks. Raises RunError for a folder of something else, for a
+    study of other options, and where neither is there.
     """
     path = Path(path)
     recorded = _recorded(path)
@@ -105,15 +119,15 @@ def begin_study(path: str | Path, config: StudyConfig | None) -> Study:
                 f"expected a study in '{path}', found none; begin one with isae-analyze prepare "
                 f"'{path}' --images FOLDER"
             )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or _others(path)):
             raise RunError(
                 f"expected a free folder or a study, found other files in '{path}'; choose "
                 "another folder"
             )
-        path.mkdir(parents=True, exist_ok=True)
-    elif config is None:
+        return Study(path, config)
+    if config is None:
         return Study(path, recorded)
-    elif recorded.differences(config):
+    if recorded.differences(config):
         words = "; ".join(
             f"{name}: study {a!r}, now {b!r}"
             for name, (a, b) in recorded.differences(config).items()
@@ -122,10 +136,26 @@ def begin_study(path: str | Path, config: StudyConfig | None) -> Study:
             f"expected the options of the study in '{path}', found differences: {words}; leave "
             "them out to go on, or choose another folder"
         )
-    if config is not None and config != recorded:
-        write_json(path / "study.json", to_json(config))
-    assert config is not None
     return Study(path, config)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the right to write in a study; StoreError names the process that has it, if one does.
+
+    It ends with the process, however that ends.
+    """
+    lock = PlaceLock(open_place(path), LOCK, "isae-analyze prepare or all")
+    lock.take({})
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _others(path: Path) -> list[Path]:
+    """What a folder holds but the lock."""
+    return [one for one in path.iterdir() if one.name != LOCK]
 
 
 def _recorded(path: Path) -> StudyConfig | None:

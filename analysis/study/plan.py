@@ -161,7 +161,6 @@ class Planner:
             if layer in CURVE_LAYERS:
                 yield from (self._curves(net, seed, layer) for seed in seeds)
             if 0 in seeds:
-                # One after the other: SAEs of a layer share the network's answers to stimuli.
                 yield from (self._tuning(net, seed, layer) for seed in net.seeds)
             yield from (self._label(net, seed, layer) for seed in seeds)
             if net.trained and 0 in seeds:
@@ -178,6 +177,7 @@ class Planner:
         work: Any,
         *,
         overwrite: bool = True,
+        group: str | None = None,
         **keywords: Any,
     ) -> Stage:
         def do() -> Any:
@@ -185,7 +185,7 @@ class Planner:
                 out=out, config=config, overwrite=overwrite, reporter=self.reporter, **keywords
             )
 
-        return Stage(name, out, inputs, to_json(config), do)
+        return Stage(name, out, inputs, to_json(config), do, group)
 
     def _branches(self, net: Net, seed: int, layer: str) -> Stage:
         run = net.run(seed, layer)
@@ -203,7 +203,8 @@ class Planner:
         return self._stage(
             f"{net.name}/seed{seed}/tuning/{layer}", run / "analysis" / "tuning",
             [run / SUMMARY], self.options.tuning, analyze_tuning, run=run, store=net.store,
-            **self._places(net),
+            # SAEs of a layer share the network's answers to stimuli, which are kept in memory.
+            group=f"{net.name}/tuning/{layer}", **self._places(net),
         )  # fmt: skip
 
     def _curves(self, net: Net, seed: int, layer: str) -> Stage:

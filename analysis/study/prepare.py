@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isae.analysis.study.config import StudyConfig
-from isae.analysis.study.layout import TRAINED, Net, Study, begin_study
+from isae.analysis.study.layout import TRAINED, Net, Study, begin_study, find_study, locked
 from isae.progress import QUIET, Reporter
 from isae.store import Store, build_store, open_store
 from isae.store.manifest import Manifest
@@ -23,20 +23,15 @@ def prepare_study(
     """Build the stores and train the SAEs of a study -> {study, stores, saes, seconds}.
 
     path: its folder; config: its options (None: those recorded there). What is complete is left as
-    it is; a store or a run that was ended goes on. Raises RunError, and what building and
+    it is; a store or a run that was ended goes on. Raises RunError, StoreError where another
+    process works on the study, and what building and
     training raise.
     """
     started = time.monotonic()
-    study = begin_study(path, config)
-    stores = _stores(study, reporter)
-    runs = list(study.runs())
-    saes = []
-    for number, (net, seed, layer) in enumerate(runs):
-        reporter.say(
-            f"SAE {number + 1} of {len(runs)}: {net.name}, seed {seed}, {layer}"
-            f"{_left(started, number, len(runs))}"
-        )
-        saes.append(_train(study, net, seed, layer, reporter))
+    with locked(find_study(path, config).path):
+        study = begin_study(path, config)
+        stores = _stores(study, reporter)
+        saes = _train_all(study, reporter)
     return {
         "study": str(study.path),
         "stores": {
@@ -57,6 +52,17 @@ def _stores(study: Study, reporter: Reporter) -> dict[str, Manifest]:
             config = replace(config, size=int(stores[TRAINED]["size"]))
         stores[net.name] = build_store(config, resume=True, reporter=reporter)
     return stores
+
+
+def _train_all(study: Study, reporter: Reporter) -> list[dict[str, Any]]:
+    started, runs, saes = time.monotonic(), list(study.runs()), []
+    for number, (net, seed, layer) in enumerate(runs):
+        reporter.say(
+            f"SAE {number + 1} of {len(runs)}: {net.name}, seed {seed}, {layer}"
+            f"{_left(started, number, len(runs))}"
+        )
+        saes.append(_train(study, net, seed, layer, reporter))
+    return saes
 
 
 def _train(study: Study, net: Net, seed: int, layer: str, reporter: Reporter) -> dict[str, Any]:

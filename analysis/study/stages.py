@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import ThreadpoolController
 
 from isae import __version__
 from isae.errors import IsaeError, RunError
@@ -27,7 +30,8 @@ class Stage:
     """One analysis: its name (a path), the folder it writes, what it reads, its options, the work.
 
     inputs: files whose bytes say what is read: the summary.json of runs and of earlier stages. A
-    stage is not tried where one of them is not there.
+    stage is not tried where one of them is not there. group: stages of one group are done by one
+    process, one after the other, since they share something that is kept in memory.
     """
 
     name: str
@@ -35,6 +39,12 @@ class Stage:
     inputs: Sequence[Path]
     options: dict[str, Any]
     work: Callable[[], Any]
+    group: str | None = None
+
+    @property
+    def summary(self) -> Path:
+        """The file that says what it found."""
+        return self.out / SUMMARY
 
     def identity(self) -> dict[str, Any]:
         """What decides the result; file names count, their places do not."""
@@ -59,6 +69,14 @@ class Outcome:
         self.kept += later.kept
         self.failed |= later.failed
 
+    def sorted(self, place: Mapping[str, int]) -> Outcome:
+        """The same in the order of the stages' places."""
+        return Outcome(
+            {name: self.done[name] for name in sorted(self.done, key=place.__getitem__)},
+            sorted(self.kept, key=place.__getitem__),
+            {name: self.failed[name] for name in sorted(self.failed, key=place.__getitem__)},
+        )
+
     def as_json(self) -> dict[str, Any]:
         """For a command's result."""
         return {
@@ -80,22 +98,23 @@ def run_stages(
     records.mkdir(parents=True, exist_ok=True)
     outcome, started = Outcome(), time.monotonic()
     for number, stage in enumerate(stages):
-        record = records / f"{stage.name.replace('/', '.')}.json"
+        record = _record(stage, records)
         missing = [path for path in stage.inputs if not path.is_file()]
         if missing:
             outcome.failed[stage.name] = f"expected {missing[0]}, found nothing there"
             reporter.warn(f"{stage.name}: left out, {outcome.failed[stage.name]}")
             continue
-        identity = stage.identity()
-        if not overwrite and _is_done(stage, record, identity):
+        if not overwrite and is_done(stage, records):
             outcome.kept.append(stage.name)
             continue
-        left = _left(outcome, started, len(stages) - number)
+        identity = stage.identity()
+        left = time_left(outcome, started, len(stages) - number)
         reporter.say(f"stage {number + 1} of {len(stages)}: {stage.name}{left}")
         record.unlink(missing_ok=True)
         begun = time.monotonic()
         try:
-            stage.work()
+            with _one_thread_of_openblas():
+                stage.work()
         except IsaeError as error:
             outcome.failed[stage.name] = str(error)
             reporter.warn(f"{stage.name}: {error}")
@@ -104,6 +123,14 @@ def run_stages(
         outcome.done[stage.name] = seconds
         write_json(record, {**identity, "seconds": round(seconds, 2)})
     return outcome
+
+
+def time_left(outcome: Outcome, started: float, stages: int) -> str:
+    """' (about N min left)' for so many stages more, by the mean of those done; '' before any."""
+    if not outcome.done:
+        return ""
+    seconds = (time.monotonic() - started) / len(outcome.done) * stages
+    return f" (about {seconds / 60:,.0f} min left)"
 
 
 def check_outcome(outcome: Outcome) -> None:
@@ -116,18 +143,26 @@ def check_outcome(outcome: Outcome) -> None:
         )
 
 
-def _is_done(stage: Stage, record: Path, identity: dict[str, Any]) -> bool:
-    if not (record.is_file() and (stage.out / SUMMARY).is_file()):
+def is_done(stage: Stage, records: Path) -> bool:
+    """Whether a stage's result is there, made by these options from what its inputs are now."""
+    if not (stage.summary.is_file() and all(path.is_file() for path in stage.inputs)):
         return False
     try:
-        found = json.loads(record.read_text())
-    except ValueError:
+        found = json.loads(_record(stage, records).read_text())
+    except (FileNotFoundError, ValueError):
         return False
-    return all(found.get(key) == value for key, value in identity.items())
+    return all(found.get(key) == value for key, value in stage.identity().items())
 
 
-def _left(outcome: Outcome, started: float, stages: int) -> str:
-    if not outcome.done:
-        return ""
-    seconds = (time.monotonic() - started) / len(outcome.done) * stages
-    return f" (about {seconds / 60:,.0f} min left)"
+def _record(stage: Stage, records: Path) -> Path:
+    return records / f"{stage.name.replace('/', '.')}.json"
+
+
+def _one_thread_of_openblas() -> AbstractContextManager[Any]:
+    """NumPy's and SciPy's products on one thread: their last bits depend on how many there are.
+
+    Those of torch, which are the large ones, do not (`isae.analysis`).
+    """
+    openblas = ThreadpoolController().select(internal_api="openblas")
+    context: AbstractContextManager[Any] = openblas.limit(limits=1)
+    return context

@@ -18,11 +18,12 @@ from isae.analysis.label.config import LabelConfig
 from isae.analysis.report.config import ReportConfig
 from isae.analysis.study.analyze import analyze_study
 from isae.analysis.study.config import StudyConfig
-from isae.analysis.study.layout import Study
+from isae.analysis.study.layout import Study, find_study, locked
 from isae.analysis.study.plan import Planner, StudyAnalyses
+from isae.analysis.study.prepare import prepare_study
 from isae.analysis.study.text import findings_text
 from isae.analysis.visualise.config import VisualiseConfig
-from isae.errors import RunError, UnknownNameError
+from isae.errors import RunError, StoreError, UnknownNameError
 from isae.progress import QUIET, Reporter
 
 LIGHT = BranchesConfig(
@@ -79,7 +80,10 @@ def test_every_stage_and_every_number(study: Path, summary: dict[str, Any]) -> N
             assert np.asarray(image.convert("L")).std() > 5
 
 
-def test_nothing_is_done_twice_and_changed_options_are(study: Path, summary: dict) -> None:
+def test_nothing_is_done_twice_and_changed_options_are(
+    study: Path, summary: dict, tmp_path: Path
+) -> None:
+    study = Path(shutil.copytree(study, tmp_path / "study"))  # other tests read the other
     again = analyze_study(study, OPTIONS)
     assert again["stages"]["kept"] == STAGES
     assert again["stages"]["done"] == {}
@@ -87,6 +91,36 @@ def test_nothing_is_done_twice_and_changed_options_are(study: Path, summary: dic
     (study / "stages" / f"{STAGES[3].replace('/', '.')}.json").unlink()
     assert list(analyze_study(study, OPTIONS)["stages"]["done"]) == STAGES[3:]
     assert list(analyze_study(study, changed)["stages"]["done"]) == STAGES
+
+
+def of_one_layer(prepared: tuple[Path, Any], folder: Path) -> Path:
+    """A copy of the prepared study that knows of mixed5a alone."""
+    shutil.copytree(prepared[0], folder)
+    options = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**options, "layers": ["mixed5a"]}))
+    return folder
+
+
+def test_side_by_side_is_one_after_the_other(
+    prepared: tuple[Path, Any], study: Path, summary: dict[str, Any], tmp_path: Path
+) -> None:
+    other = of_one_layer(prepared, tmp_path / "study")
+    held = locked(other)
+    with held, pytest.raises(StoreError, match=r"no running isae-analyze prepare or all in .*stud"):
+        analyze_study(other, OPTIONS)
+    more = replace(find_study(other, None).config, seeds=2)
+    with locked(other), pytest.raises(StoreError, match="no running isae-analyze prepare or all"):
+        prepare_study(other, more)
+    assert find_study(other, None).config.seeds == 1
+    found = analyze_study(other, OPTIONS, jobs=2)
+    assert list(found["stages"]["done"]) == STAGES[::2]
+    for net in ("trained", "untrained0"):
+        name = f"{net}/seed0/mixed5a/analysis/branches/features.parquet"
+        for mine, expected in zip(
+            pq.read_table(other / name).columns, pq.read_table(study / name).columns, strict=True
+        ):
+            np.testing.assert_array_equal(mine.to_pylist(), expected.to_pylist())
+    assert analyze_study(other, OPTIONS)["stages"]["kept"] == STAGES[::2]
 
 
 def test_networks_analysed_otherwise_are_named(
@@ -125,10 +159,7 @@ SHOWN_STAGES = [
 def test_labels_pictures_and_pages_go_on_where_they_were(
     prepared: tuple[Path, Any], tmp_path: Path
 ) -> None:
-    study = tmp_path / "study"
-    shutil.copytree(prepared[0], study)
-    options = json.loads((study / "study.json").read_text())
-    (study / "study.json").write_text(json.dumps({**options, "layers": ["mixed5a"]}))
+    study = of_one_layer(prepared, tmp_path / "study")
     found = analyze_study(study, SHOWN)
     assert list(found["stages"]["done"]) == SHOWN_STAGES
     numbers = pq.read_table(study / "findings/verdicts.parquet").column("number").to_pylist()
