@@ -98,9 +98,25 @@ def _branches(tables: RunTables, branches: Sequence[str]) -> list[Column]:
     if table is None or not branches:
         return []
     alive_N = table.numbers("alive") == 1
-    excess = {name: table.numbers(f"excess_decoder_{name}") for name in branches}
-    q_both = {name: table.numbers(f"q_both_{name}") for name in branches}
-    columns = [
+    columns = _lies_in(table, branches, alive_N)
+    for name in branches:
+        columns += _branch(table, name, alive_N)
+    if "cut_ring_kept" in table:
+        columns.append(
+            number_column(
+                "ring_kept", "kept without ring", "share",
+                "Share of the code that is kept when the outer ring of the 5x5 kernels is cut.",
+                table.numbers("cut_ring_kept"),
+            )
+        )  # fmt: skip
+    return columns
+
+
+def _lies_in(table: FeatureTable, branches: Sequence[str], alive_N: Bools) -> list[Column]:
+    """In which branch a feature lies, by how much and how surely."""
+    excess = [table.numbers(f"excess_decoder_{name}") for name in branches]
+    q_both = [table.numbers(f"q_both_{name}") for name in branches]
+    return [
         category_column(
             "branch", "largest branch",
             "Branch with the largest share of the decoder row's energy; large branches win by "
@@ -122,25 +138,14 @@ def _branches(tables: RunTables, branches: Sequence[str]) -> list[Column]:
             "concentration", "concentration", "share",
             "Largest excess over branches: energy share in the decoder row beyond the branch's "
             "share of channels, which is what exchangeable channels would give.",
-            np.where(alive_N, _largest(list(excess.values())), np.nan),
+            np.where(alive_N, _largest(excess), np.nan),
         ),
         number_column(
             "q_branch", "q", "",
             "Smallest q over branches, above the null in both bases (Benjamini-Hochberg).",
-            -_largest([-q_N for q_N in q_both.values()]),
+            -_largest([-q_N for q_N in q_both]),
         ),
     ]  # fmt: skip
-    for name in branches:
-        columns += _branch(table, name, alive_N)
-    if "cut_ring_kept" in table:
-        columns.append(
-            number_column(
-                "ring_kept", "kept without ring", "share",
-                "Share of the code that is kept when the outer ring of the 5x5 kernels is cut.",
-                table.numbers("cut_ring_kept"),
-            )
-        )  # fmt: skip
-    return columns
 
 
 def _branch(table: FeatureTable, name: str, alive_N: Bools) -> list[Column]:

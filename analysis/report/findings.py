@@ -31,6 +31,7 @@ class LayerSummaries:
         other = tables.source.untrained
         names = ("branches", "tuning", "curves", "label")
         found = {name: read_summary(other / "analysis" / name) if other else None for name in names}
+        found["layers"] = tables.control.summary
         there = {name: one for name, one in found.items() if one is not None}
         return LayerSummaries(tables.source.name, tables.summaries, there)
 
@@ -134,28 +135,44 @@ def layers_finding(layers: Sequence[LayerSummaries]) -> Finding | None:
             key = (*pair["layers"], pair["measure"])
             if key not in seen:
                 seen.add(key)
-                rows.append(_pair_row(pair))
+                rows.append(_pair_row(pair, _same_pair(layer.untrained.get("layers"), pair)))
     if not rows:
         return None
     return finding(
         "Counterparts in other layers",
         "Pairs of features that are each other's best partner beyond the null (q at most alpha); "
         "r on images that had no part in the choice, and of the same pairs with images exchanged "
-        "within their class. Neighbouring layers of an untrained network share information too: "
+        "within their class; and the same pair in the untrained network. Neighbouring layers of "
+        "an untrained network share information too: "
         "only the comparison with it tells what was learned.",
         ["layers", "measure", "tested", "mutual matches", "median r, scored",
-         "images exchanged"],
+         "images exchanged", "untrained: tested", "untrained: mutual matches"],
         rows,
     )  # fmt: skip
 
 
-def _pair_row(pair: Summary) -> list[Any]:
+def _pair_row(pair: Summary, untrained: Summary | None) -> list[Any]:
     mutual = pair["mutual"]
     return [
-        "-".join(pair["layers"]), pair["measure"],
-        min(side["tested"] for side in pair["nearest"].values()), mutual["found"],
+        "-".join(pair["layers"]), pair["measure"], _tested(pair), mutual["found"],
         number(mutual["median_r_scored"]), number(mutual["median_r_shuffled"]),
+        "-" if untrained is None else _tested(untrained),
+        "-" if untrained is None else untrained["mutual"]["found"],
     ]  # fmt: skip
+
+
+def _same_pair(summary: Summary | None, pair: Summary) -> Summary | None:
+    """The same pair of layers by the same measure in another comparison."""
+    same = [
+        one
+        for one in (summary or {}).get("pairs", [])
+        if one["layers"] == pair["layers"] and one["measure"] == pair["measure"]
+    ]
+    return same[0] if same else None
+
+
+def _tested(pair: Summary) -> int:
+    return min(int(side["tested"]) for side in pair["nearest"].values())
 
 
 def stability_finding(tables: Sequence[RunTables]) -> Finding | None:

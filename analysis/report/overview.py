@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -28,6 +28,8 @@ from isae.analysis.report.map_quality import NEIGHBOURS
 from isae.analysis.report.sources import Sources
 from isae.analysis.report.tables import ANALYSES, RunTables
 
+COMPARISONS = {"layers": "the comparison of layers", "stability": "the comparison of seeds"}
+AGAIN = "make it again with --overwrite"
 NO_MAP = "no map: it was left out (--no-map)"
 
 
@@ -149,15 +151,27 @@ def map_finding(drawn: FeatureMap) -> Finding | None:
 
 
 def notes_of(tables: Sequence[RunTables]) -> list[str]:
-    """What a reader must know of single layers."""
-    notes = []
+    """What a reader must know of single layers, once for all layers that it holds of."""
+    names: dict[str, list[str]] = {}
     for one in tables:
-        note = one.summaries.get("branches", {}).get("layer_note")
-        if note:
-            notes.append(f"{one.source.name}: {note}")
-        notes += [
-            f"{one.source.name}: {name} is of another store than the run and is not shown; make "
-            "it again with --overwrite"
-            for name in one.foreign
-        ]
-    return notes
+        for note in _notes_of_one(one):
+            names.setdefault(note, []).append(one.source.name)
+    return [f"{', '.join(those)}: {note}" for note, those in names.items()]
+
+
+def _notes_of_one(tables: RunTables) -> Iterator[str]:
+    if note := tables.summaries.get("branches", {}).get("layer_note"):
+        yield str(note)
+    for name in tables.foreign:
+        yield f"{name} is of another store than the run and is not shown; {AGAIN}"
+    for name, check in tables.checks.items():
+        one = COMPARISONS[name]
+        if check.anew:
+            yield (
+                f"{one} was made before {', '.join(check.anew)} was trained anew and is not "
+                f"shown; {AGAIN}"
+            )
+        elif check.doubt:
+            yield f"whether {one} is of these SAEs cannot be checked: {check.doubt}; {AGAIN}"
+    if tables.control.note:
+        yield tables.control.note

@@ -23,8 +23,9 @@ class Source:
     """One run of a report. name: of the layer in the report, another one for every run.
 
     store: where its store is now (None: as recorded); layers, stability: folders of the comparisons
-    with other layers and seeds, which may not be there; untrained: the run of the same layer of an
-    untrained network, if the study has one.
+    with other layers and seeds, which may not be there; net: the study's network that it is a run
+    of; untrained: the run of the same layer of an untrained network, if the study has one, and
+    untrained_net that network.
     """
 
     name: str
@@ -34,7 +35,9 @@ class Source:
     store: Path | None
     layers: Path
     stability: Path
+    net: Net | None = None
     untrained: Path | None = None
+    untrained_net: Net | None = None
 
     def analysis(self, name: str) -> Path:
         """The folder of one of its analyses, which may not be there."""
@@ -85,10 +88,12 @@ def _of_study(study: Study) -> list[Source]:
 def _of_net(net: Net, others: Sequence[Net], layer: str) -> Source:
     run = net.run(0, layer)
     read_run(run)
-    untrained = [one.run(0, layer) for one in others]
+    beside = others[0] if others else None
+    untrained = beside.run(0, layer) if beside else None
     return Source(
-        layer, layer, run, 0, net.store, net.layers(0), net.stability(layer),
-        untrained[0] if untrained and (untrained[0] / SUMMARY).is_file() else None,
+        layer, layer, run, 0, net.store, net.layers(0), net.stability(layer), net,
+        untrained if untrained and (untrained / SUMMARY).is_file() else None,
+        beside,
     )  # fmt: skip
 
 

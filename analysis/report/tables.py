@@ -14,6 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from isae.analysis.arrays import F64, I64
+from isae.analysis.report.compared import (
+    Control,
+    SaeCheck,
+    check_layers,
+    check_seeds,
+    control_of,
+)
 from isae.analysis.report.sources import Source
 from isae.analysis.report.summaries import read_summary, same_place
 from isae.errors import DataError
@@ -73,7 +80,8 @@ class FeatureTable:
 class RunTables:
     """What is there of one run's analyses. `features`: how many the SAE has.
 
-    content_id: of the run's store; analyses of another store are not there, but in `foreign`.
+    content_id: of the run's store; analyses of another store are not there, but in `foreign`;
+    comparisons of layers and seeds with older SAEs are not there either (`checks`).
     """
 
     def __init__(self, source: Source, features: int, content_id: str) -> None:
@@ -83,22 +91,39 @@ class RunTables:
     @cached_property
     def summaries(self) -> dict[str, dict[str, Any]]:
         """summary.json of every analysis that is there."""
-        found = {}
-        for name in ANALYSES:
-            summary = read_summary(self.source.analysis(name))
-            if summary is not None and self._is_of(name, summary):
-                found[name] = summary
-        return {name: one for name, one in found.items() if not self._is_foreign(one)}
+        older = {name for name, check in self.checks.items() if check.anew}
+        return {
+            name: one
+            for name, one in self._found.items()
+            if name not in older and not self._is_foreign(one)
+        }
 
     @property
     def foreign(self) -> list[str]:
         """Analyses in the run's folders that were made on another store than the run's."""
-        found = {name: read_summary(self.source.analysis(name)) for name in ANALYSES}
-        return [
-            name
-            for name, one in found.items()
-            if one is not None and self._is_of(name, one) and self._is_foreign(one)
-        ]
+        return [name for name, one in self._found.items() if self._is_foreign(one)]
+
+    @cached_property
+    def checks(self) -> dict[str, SaeCheck]:
+        """Whether 'layers' and 'stability' are of today's SAEs, where they are of this store."""
+        return {
+            name: check(self._found[name], self.source.net)
+            for name, check in (("layers", check_layers), ("stability", check_seeds))
+            if name in self._found and not self._is_foreign(self._found[name])
+        }
+
+    @cached_property
+    def _found(self) -> dict[str, dict[str, Any]]:
+        """summary.json of every analysis in the run's folders that is of this layer."""
+        read = {name: read_summary(self.source.analysis(name)) for name in ANALYSES}
+        return {
+            name: one for name, one in read.items() if one is not None and self._is_of(name, one)
+        }
+
+    @cached_property
+    def control(self) -> Control:
+        """The comparison of the untrained network's layers, beside that of these."""
+        return control_of(self.summaries.get("layers"), self.source.untrained_net)
 
     def has(self, analysis: str) -> bool:
         """Whether an analysis is there."""

@@ -1,7 +1,7 @@
 // The columns of every feature of one or more layers, one below the other, as typed arrays.
 "use strict";
 (() => {
-  const NONE = 65535; // the code of "no category"
+  const NONE = 0xFFFFFFFF; // the code of "no category"
   // What a table shows first, where the report does not say so itself.
   const USUAL = ["label", "taxonomy", "label_score", "label_chance", "branch", "lies_in", "concentration",
     "q_branch", "rate", "max"];
@@ -114,7 +114,7 @@
 
     /** Layers may list other names, or list them otherwise: codes of all layers mean the same. */
     fillCategories(column) {
-      column.codes = new Uint16Array(this.length).fill(NONE);
+      column.codes = new Uint32Array(this.length).fill(NONE); // all layers' names may be many
       const all = new Map();
       this.parts.forEach((part, at) => {
         const own = this.own(part, column);

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
+from isae.analysis.report.analyze import write_report
+
 NAMES = (
     "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
     "microsoft-edge",
@@ -141,6 +143,73 @@ def read_script() -> Callable[[str], tuple[str, Any]]:
 def report(made_up: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A small report of three layers."""
     return made_up.build(tmp_path_factory.mktemp("reports") / "a report", made_up.SMALL)
+
+
+@pytest.fixture(scope="session")
+def reported() -> ModuleType:
+    """The module of the small study that reports' data are tested with."""
+    return load_beside("reported")
+
+
+@pytest.fixture(scope="session")
+def study(
+    reported: ModuleType,
+    build_once: Callable[[str, Callable[[Path], object]], Path],
+    random_run: Callable[..., Path],
+    make_up_analyses: Callable[..., None],
+) -> Path:
+    """The study: its first layer has every analysis, most of them made up. Not to be changed."""
+
+    def build(folder: Path) -> None:
+        trained = folder / "study" / "trained"
+        reported.build_study(folder / "study", random_run)
+        run, stability = (trained / part / reported.FIRST for part in ("seed0", "stability"))
+        make_up_analyses(run, stability, reported.N, reported.EVIL)
+
+    return build_once("reported", build) / "study"
+
+
+@pytest.fixture(scope="session")
+def written(
+    study: Path,
+    reported: ModuleType,
+    build_once: Callable[[str, Callable[[Path], object]], Path],
+) -> tuple[Path, dict[str, Any]]:
+    """(a report of it, its summary)."""
+
+    def build(folder: Path) -> None:
+        write_report([study], folder / "out", config=reported.CONFIG)
+
+    out = build_once("report", build) / "out"
+    return out, json.loads((out / "summary.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def data(
+    written: tuple[Path, Any], read_script: Callable[[str], tuple[str, Any]]
+) -> Callable[[str], Any]:
+    """data(name): what the script of that name hands over."""
+
+    def value(name: str) -> Any:
+        said, found = read_script((written[0] / "data" / f"{name}.js").read_text())
+        assert said == name
+        return found
+
+    return value
+
+
+@pytest.fixture(scope="session")
+def columns_of(data: Callable[[str], Any], reported: ModuleType) -> Callable[[str], Any]:
+    """columns_of(layer): the values of each of its columns by name."""
+
+    def columns(layer: str) -> dict[str, list[Any]]:
+        found = data(f"columns/{layer}")
+        values = {one["name"]: reported.column_values(one) for one in found["columns"]}
+        assert len(values) == len(found["columns"])
+        assert {len(one) for one in values.values()} == {found["features"]} == {reported.N}
+        return values
+
+    return columns
 
 
 @contextmanager
