@@ -24,7 +24,7 @@ from isae.store.extract import Extractor
 from isae.store.extrema import largest_sizes
 from isae.store.plan import Plan
 from isae.store.positions import Ints
-from isae.store.scratch import Scratch
+from isae.store.scratch import Scratch, keep_freed_memory
 from isae.store.segment_watch import bad_of, usable_segments, watched
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
 from isae.store.threads import one_threaded_pool
@@ -137,6 +137,7 @@ def extracted(
     Each has one thread of torch's: more would wait for each other after every small operation, and
     take processors from decoding and writing while they do.
     """
+    keep_freed_memory()
     threads = extractor.threads
     waiting: deque[_Coming] = deque()
 

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 
 import numpy as np
+import pytest
 
 from isae.store.scratch import Scratch
+
+# With huge pages for all memory ("always") a fault is for 2 MiB, and few are left to compare.
+PAGES = """
+import ctypes, resource, sys, threading
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+import numpy as np
+from isae.store.scratch import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+found = []
+def work():
+    for step in range(8):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [np.ones(1 << 17) for _ in range(60)]
+        del held
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(sum(found[4:]))
+"""
 
 
 def test_buffers_are_used_again_and_belong_to_a_thread() -> None:
@@ -31,3 +57,12 @@ def test_sorted_rows_are_those_of_the_permutation() -> None:
         rows = rng.standard_normal((count, 7)).astype(np.float16)
         order = rng.permutation(count)
         np.testing.assert_array_equal(scratch.sorted("x", rows, order), rows[order])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
+def test_freed_memory_is_not_taken_from_the_system_again() -> None:
+    def pages(mode: str) -> int:
+        command = [sys.executable, "-c", PAGES, mode]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert 100 * pages("kept") < pages("given back")

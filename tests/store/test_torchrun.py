@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,19 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+@contextmanager
+def stopped(pids: dict[int, int]) -> Iterator[None]:
+    """The processes stand still inside the block, and go on however it ends."""
+    try:
+        for pid in pids.values():
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids.values():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def kill_one(launch: Launch, out: Path, processes: int, rank: int, segments: int) -> str:
     """Kill a rank in the middle of a build, and see that all of it ends; its errors."""
     one = launch(processes, *images(), "--out", str(out), pause=0.1)
@@ -226,9 +240,10 @@ def test_a_second_build_into_a_running_one_is_refused_once(
     tmp_path: Path, launch: Launch, expected: str
 ) -> None:
     out = tmp_path / "store"
-    first = launch(2, *images(), "--out", str(out), "--json", pause=2)
-    wait_for_segments(first, out, 1)
-    code, _, error = launch(2, *images(), "--out", str(out), "--overwrite", pause=0).end()
+    first = launch(2, *images(), "--out", str(out), "--json", pause=0.1)
+    pids = wait_for_segments(first, out, 1)
+    with stopped(pids):  # it runs for as long as the second one takes to start
+        code, _, error = launch(2, *images(), "--out", str(out), "--overwrite", pause=0).end()
     assert code == 1
     (line,) = error_lines(error)
     assert "expected no running build" in line
