@@ -42,82 +42,122 @@ def run_python(arguments: list[str], tmp_path: Path, **settings: str) -> Any:
     )
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
-def test_kernels_compile_without_spills(architecture: int, tmp_path: Path) -> None:
-    module = ["-m", "isae.kernels.triton.catalogue", "--architecture", str(architecture)]
-    done = run_python([*module, "--workload", "W"], tmp_path)
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the command says of one workload, for every architecture."""
+    command = ["-m", "isae.kernels.triton.catalogue", "--workload", "W"]
+    each = [text for number in SHARED for text in ("--architecture", str(number))]
+    done = run_python([*command, *each], tmp_path_factory.mktemp("catalogue"))
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+@pytest.mark.parametrize("architecture", SHARED)
+def test_kernels_compile_without_spills(architecture: int, catalogue: list[dict[str, Any]]) -> None:
+    rows = [row for row in catalogue if row["architecture"] == architecture]
     assert {row["operation"] for row in rows} >= OPERATIONS
     for row in rows:
-        assert row["architecture"] == architecture
         assert row["faults"] == [], row
         assert row["spilled"] == 0
         assert 16 <= row["registers"] <= 255
         assert 0 <= row["shared"] <= SHARED[architecture]
 
 
-def test_edges_compile_without_spills(tmp_path: Path) -> None:
-    """What spilled once: many candidates in one selection, rows of 508 numbers, sizes of 1."""
-    code = """
-import json
-from isae.kernels.triton.ahead_of_time import compile_variant
-from isae.kernels.triton.catalogue import variants
+# Programs for one process: each imports half of torch.
+EDGES = """
 edges = variants("edges", 90)
-assert {512, 1} <= {v.sizes[3] for v in edges} and {508, 67, 1} <= {v.sizes[1] for v in edges}
-found = [
-    next(v for v in variants("M", 90) if v.operation == "topk of AuxK" and "HOLD" in v.constants),
+of_m = variants("M", 90)
+chosen = [
+    next(v for v in of_m if v.operation == "topk of AuxK" and "HOLD" in v.constants),
     next(v for v in edges if v.operation == "topk_encode bf16" and v.sizes[1] == 508),
     next(v for v in edges if v.operation == "sparse_decode" and v.sizes[1] == 1),
 ]
-assert found[0].constants["HOLD"] is False
-assert found[1].constants["UNIT"] == 4
-assert found[2].constants["k"] == found[2].constants["units_d"] == 1
-print(json.dumps([compile_variant(variant, 90) for variant in found]))
+found["edges"] = {
+    "channels": [v.sizes[1] for v in edges],
+    "active": [v.sizes[3] for v in edges],
+    "constants": [dict(v.constants) for v in chosen],
+    "faults": [compile_variant(v, 90)["faults"] for v in chosen],
+}
 """
-    done = run_python(["-c", code], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [row["faults"] for row in json.loads(done.stdout)] == [[], [], []]
-
-
-def test_each_architecture_gets_its_own_tile(tmp_path: Path) -> None:
-    code = """
-import json
-from isae.kernels.triton.ahead_of_time import ARCHITECTURES
-from isae.kernels.triton.catalogue import variants
-from isae.kernels.triton.settings import ENCODE_TILES
-for architecture in ARCHITECTURES:
+TILES = """
+found["tiles"] = {}
+for architecture in ahead_of_time.ARCHITECTURES:
     first = variants("W", architecture)[0]
     tile = ENCODE_TILES[architecture, "half"]
-    assert first.operation == "topk_encode bf16"
-    assert first.signature["x_ptr"] == first.signature["w_ptr"] == "*bf16"
-    blocks = [first.constants[name] for name in ("BLOCK_C", "BLOCK_N", "BLOCK_D")]
-    assert blocks == [tile.block_c, tile.block_n, tile.block_d]
-    assert first.options["num_warps"] == tile.warps
-    # 832 channels are 52 units of 16.
-    assert first.constants["UNIT"] == 16
-    assert first.signature["units_w"] == "i32"
+    found["tiles"][architecture] = {
+        "operation": first.operation,
+        "signature": dict(first.signature),
+        "constants": dict(first.constants),
+        "warps": first.options["num_warps"],
+        "tile": dataclasses.asdict(tile),
+    }
 """
-    done = run_python(["-c", code], tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_spill_is_seen_and_fails(tmp_path: Path) -> None:
-    """A tile far too large for the registers: the report must say so, or it sees nothing."""
-    code = """
-import dataclasses
-from isae.kernels.triton import ahead_of_time, catalogue
-variant = next(v for v in catalogue.variants("W", 80) if v.operation == "column_sums")
+SPILL = """
+variant = next(v for v in variants("W", 80) if v.operation == "column_sums")
 big = dict(variant.constants, STRETCH=256, BLOCK_D=128)
 variant = dataclasses.replace(variant, constants=big, options={"num_warps": 1})
-row = ahead_of_time.compile_variant(variant, 80)
-assert row["spilled"] > 0 and any("spills" in fault for fault in row["faults"]), row
 full = {"architecture": 80, "spilled": 0, "shared": 163 * 1024 + 1}
-assert any("shared memory" in fault for fault in ahead_of_time.faults(full, (1,)))
-assert any("programs" in fault for fault in ahead_of_time.faults({**full, "shared": 0}, (1, 65536)))
+found["spill"] = {
+    "row": compile_variant(variant, 80),
+    "too much": ahead_of_time.faults(full, (1,)),
+    "too many": ahead_of_time.faults({**full, "shared": 0}, (1, 65536)),
+}
 """
-    done = run_python(["-c", code], tmp_path)
+HEAD = """
+import dataclasses, json
+from isae.kernels.triton import ahead_of_time
+from isae.kernels.triton.ahead_of_time import compile_variant
+from isae.kernels.triton.catalogue import variants
+from isae.kernels.triton.settings import ENCODE_TILES
+found = {}
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the programs found."""
+    code = HEAD + EDGES + TILES + SPILL + "print(json.dumps(found))"
+    done = run_python(["-c", code], tmp_path_factory.mktemp("programs"))
     assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_edges_compile_without_spills(said: dict[str, Any]) -> None:
+    """What spilled once: many candidates in one selection, rows of 508 numbers, sizes of 1."""
+    edges = said["edges"]
+    assert {512, 1} <= set(edges["active"])
+    assert {508, 67, 1} <= set(edges["channels"])
+    candidates, rows, ones = edges["constants"]
+    assert candidates["HOLD"] is False
+    assert rows["UNIT"] == 4
+    assert ones["k"] == ones["units_d"] == 1
+    assert edges["faults"] == [[], [], []]
+
+
+@pytest.mark.parametrize("architecture", SHARED)
+def test_each_architecture_gets_its_own_tile(architecture: int, said: dict[str, Any]) -> None:
+    assert said["tiles"].keys() == {str(number) for number in SHARED}
+    first = said["tiles"][str(architecture)]
+    tile, constants, signature = first["tile"], first["constants"], first["signature"]
+    assert first["operation"] == "topk_encode bf16"
+    assert signature["x_ptr"] == signature["w_ptr"] == "*bf16"
+    blocks = [constants[name] for name in ("BLOCK_C", "BLOCK_N", "BLOCK_D")]
+    assert blocks == [tile["block_c"], tile["block_n"], tile["block_d"]]
+    assert first["warps"] == tile["warps"]
+    # 832 channels are 52 units of 16.
+    assert constants["UNIT"] == 16
+    assert signature["units_w"] == "i32"
+
+
+def test_a_spill_is_seen_and_fails(said: dict[str, Any]) -> None:
+    """A tile far too large for the registers: the report must say so, or it sees nothing."""
+    row = said["spill"]["row"]
+    assert row["spilled"] > 0
+    assert any("spills" in fault for fault in row["faults"]), row
+    assert any("shared memory" in fault for fault in said["spill"]["too much"])
+    assert any("programs" in fault for fault in said["spill"]["too many"])
 
 
 def test_the_interpreter_cannot_compile(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from isae.train.step import Stepper
 pytestmark = pytest.mark.usefixtures("nan_filled_allocations", "exact_float32")
 
 CPU = torch.device("cpu")
-D, N = 24, 61
+D, N = 24, 37
 CASES = {
     "topk": {},
     "topk, dead latents": {"dead_rows": 24},
@@ -70,6 +70,18 @@ def trained(
     return state, losses
 
 
+def test_the_cases_have_the_dead_latents_that_they_name() -> None:
+    for case, options in CASES.items():
+        plan = plan_of("reference", **options)
+        sample = None if plan.relative_loss else torch.cat([batch(-1), batch(-2)]).numpy()
+        stepper = make_stepper(plan, new_state(plan, 3, sample))
+        dead = [stepper.step([batch(step)], 2e-3).dead for step in range(3)]
+        if case == "topk, more dead than k_aux":
+            assert min(dead[1:]) > plan.k_aux
+        else:
+            assert (0 < min(dead[1:]) <= max(dead) <= plan.k_aux) == ("dead_rows" in options)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_three_steps_equal_the_reference(case: str, device: torch.device) -> None:
     ours, our_losses = trained("triton", 3, device, **CASES[case])
@@ -85,7 +97,7 @@ def test_three_steps_equal_the_reference(case: str, device: torch.device) -> Non
 
 
 def test_a_dozen_steps_follow_the_reference_s_loss(device: torch.device) -> None:
-    few = {"latents": N // 2, "k": 3, "dead_rows": 144}  # latents are dead from the sixth step on
+    few = {"latents": 30, "k": 3, "dead_rows": 144}  # latents are dead from the sixth step on
     _, ours = trained("triton", 12, device, **few)
     _, want = trained("reference", 12, **few)
     assert ours == pytest.approx(want, rel=1e-3)
@@ -169,7 +181,8 @@ def test_pieces_are_one_batch(device: torch.device) -> None:
         state = new_state(plan, 3, batch(-1).numpy())
         stepper = make_stepper(plan, state)
         for step in range(2):
-            stepper.step(list(batch(step).to(device).split(sizes)), 2e-3)
+            found = stepper.step(list(batch(step).to(device).split(sizes)), 2e-3)
+        assert found.dead > 0
         states.append(state)
     for name, value in states[0].params.items():
         assert torch.equal(value, states[1].params[name])
