@@ -80,20 +80,20 @@ def bench_analysis(
             raise unknown_name("analysis", name, tuple(COSTED))
     if not 1 <= len(runs) <= 2:
         raise ConfigError(f"expected one run or two, found {len(runs)}; name one or two folders")
-    rows, left_out = [], {}
+    where = _Where(store, images, weights)
+    left_out = {
+        name: f"compares {COSTED[name].runs} runs, given {len(runs)}"
+        for name in analyses
+        if COSTED[name].runs > len(runs)
+    }
+    rows = []
     with tempfile.TemporaryDirectory(prefix="isae-cost-") as scratch:
-        for name in analyses:
-            task = COSTED[name]
-            if task.runs > len(runs):
-                left_out[name] = f"compares {task.runs} runs, given {len(runs)}"
-                continue
-            chosen = [Path(run) for run in runs[: task.runs]]
+        for name in (name for name in analyses if name not in left_out):
+            chosen = [Path(run) for run in runs[: COSTED[name].runs]]
             for axis, size, command in _commands(name, chosen, Path(scratch), store, parts, most):
-                if name != "stability":
-                    command += ["--images", images] if images else []
-                    command += ["--weights", weights] if weights else []
                 note(f"{name}: {size:,} {axis}")
-                rows.append({"analysis": name, "axis": axis, "size": size, **_measured(command)})
+                found = _measured([*command, *where.options(name)])
+                rows.append({"analysis": name, "axis": axis, "size": size, **found})
     return {
         "command": "analysis",
         "runs": [str(run) for run in runs],
@@ -106,6 +106,22 @@ def bench_analysis(
         "versions": versions(),
         "commit": commit(),
     }
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where store, pictures and weights are now; None: as recorded."""
+
+    store: str | None
+    images: str | None
+    weights: str | None
+
+    def options(self, analysis: str) -> list[str]:
+        """Options of an analysis's command, but for the store's; stability reads no pictures."""
+        given = {"--images": self.images, "--weights": self.weights}
+        if analysis == "stability":
+            return []
+        return [part for name, value in given.items() if value for part in (name, value)]
 
 
 def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
