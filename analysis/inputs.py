@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isae.errors import RunError, StoreError
+from isae.files import sha256
 from isae.inception import LayerInfo, layer_table
 from isae.store import Store, StoredLayer, open_store
 from isae.store.places import open_place
 from isae.train import SAE
+from isae.train.sae import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,26 @@ class RunInputs:
     store: Store
     stored: StoredLayer
     info: LayerInfo
+
+    @property
+    def sae_sha256(self) -> str:
+        """What tells this SAE from one that was trained later in the same folder."""
+        return weights_sha256(self.run, self.layer)
+
+
+def weights_sha256(run: Path, layer: str) -> str:
+    """SHA-256 of the file of a run's SAE; '' where it is not there."""
+    path = run / "sae" / layer / WEIGHTS
+    if not path.is_file():
+        return ""
+    state = path.stat()
+    return _hash(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache
+def _hash(path: Path, changed: int, size: int) -> str:
+    """SHA-256 of a file as it was then: a report asks for each SAE once a layer."""
+    return sha256(path)
 
 
 def open_run(

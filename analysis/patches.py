@@ -100,24 +100,26 @@ def find_pictures(
     override: str | None,
     reporter: Reporter,
     use: str = "contact sheets",
+    option: str = "--images",
 ) -> ImageSource | None:
     """The image source a store was built from, or None with a warning if it is gone or changed.
 
     recorded: the manifest's "images" entry (spec, limit, fingerprint); seed: the store's;
-    override: another place of the same pictures; use: what lacks them, for the warning.
+    override: another place of the same pictures; use: what lacks them, for the warning, and option:
+    which option names that place.
     """
     spec = override or str(recorded["spec"])
     try:
         source = open_source(spec, seed=seed, limit=recorded.get("limit"))
         fingerprint = source.fingerprint()
     except (IsaeError, OSError) as error:
-        reporter.warn(f"no pictures in the {use}: {error}; give --images SRC")
+        reporter.warn(f"no pictures in the {use}: {error}; give {option} SRC")
         return None
     if fingerprint != recorded["fingerprint"]:
         reporter.warn(
             f"no pictures in the {use}: '{spec}' does not hold the pictures that the "
             f"store was built from (fingerprint {fingerprint[:12]} instead of "
-            f"{recorded['fingerprint'][:12]}); give their place with --images SRC"
+            f"{recorded['fingerprint'][:12]}); give their place with {option} SRC"
         )
         return None
     return source
@@ -160,9 +162,18 @@ def draw_pictures(
     -> (uint8 [P, size, size, 3] RGB, their numbers in the store).
     """
     among = np.flatnonzero(np.array(store.images.column("split").to_pylist()) == split)
-    among = among[np.argsort(hash64(seed, among), kind="stable")[:count]]
-    boxes = np.tile([0, 0, size, size], (len(among), 1))
-    cut = Cropper(source, size).cut(among.tolist(), boxes)
+    return read_pictures(source, draw_among(among, count, seed), size)
+
+
+def draw_among(images: I64, count: int, seed: int) -> I64:
+    """Up to `count` of the numbers of images given, drawn by the seed."""
+    return images[np.argsort(hash64(seed, images), kind="stable")[:count]]
+
+
+def read_pictures(source: ImageSource, images: I64, size: int) -> tuple[U8, list[int]]:
+    """The readable ones of some pictures -> (uint8 [P, size, size, 3] RGB, their numbers)."""
+    boxes = np.tile([0, 0, size, size], (len(images), 1))
+    cut = Cropper(source, size).cut(images.tolist(), boxes)
     pixels = [one for one in cut if one is not None]
-    used = [int(i) for i, one in zip(among, cut, strict=True) if one is not None]
+    used = [int(i) for i, one in zip(images, cut, strict=True) if one is not None]
     return np.stack(pixels) if pixels else np.empty((0, size, size, 3), dtype=np.uint8), used

@@ -130,8 +130,8 @@ def alike_clusters(W_dec_NC: F64, alive_N: Bools, least: float) -> I64:
     unit_AC /= np.linalg.norm(unit_AC, axis=1, keepdims=True)
     parent_A = np.arange(len(alive))
     for start in range(0, len(alive), _BLOCK):
-        cosine = unit_AC[start : start + _BLOCK] @ unit_AC.T
-        swap_loops.join_alike(start, cosine, least, parent_A)
+        later = unit_AC[start:]
+        swap_loops.join_alike(start, later[:_BLOCK] @ later.T, least, parent_A)
     # A parent is never behind its child: one pass in order leads every row to its root.
     for a in range(len(parent_A)):
         parent_A[a] = parent_A[parent_A[a]]

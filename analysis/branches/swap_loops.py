@@ -65,12 +65,15 @@ def resampled_sums(first_M: I64, image_E: I64, value_E: F64, counts_IT: F32, sum
 
 
 @compiled()
-def join_alike(start: int, cosine_AN: F32, least: float, parent_N: I64) -> None:
-    """Union of rows start, start + 1, ... with every later row of cosine at least `least`."""
-    for a in range(cosine_AN.shape[0]):
-        for n in range(start + a + 1, cosine_AN.shape[1]):
-            if cosine_AN[a, n] >= least:
-                i, j = start + a, n
+def join_alike(start: int, cosine_AL: F32, least: float, parent_N: I64) -> None:
+    """Union of rows start, start + 1, ... with every later row of cosine at least `least`.
+
+    cosine_AL: of the first rows from `start` on with all rows from `start` on.
+    """
+    for a in range(cosine_AL.shape[0]):
+        for later in range(a + 1, cosine_AL.shape[1]):
+            if cosine_AL[a, later] >= least:
+                i, j = start + a, start + later
                 while parent_N[i] != i:
                     parent_N[i] = parent_N[parent_N[i]]
                     i = parent_N[i]

@@ -25,7 +25,7 @@ the difference, and with a single untrained network nothing of how much untraine
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ from isae.randomness import keyed_rng
 QUANTITIES = ("r", "r above exchanged", "log odds")
 BEYOND, BELOW, SAME, NOT = "beyond", "below", "not told apart", "not compared"
 DRAWS = "draws.parquet"
+STORED = {"size": "the input size", "positions": "the positions", "dtype": "the dtype"}
+"""What of a store's manifest the summary states, since two stores must share it."""
 Key = tuple[str, str, str, str, str]
 """Earlier layer, later layer, measure, method, quantity."""
 
@@ -64,25 +66,6 @@ class Analysis:
     summary: dict[str, Any]
     numbers: dict[Key, Drawn]
 
-    def check_fits(self, summary: dict[str, Any]) -> None:
-        """Raise RunError unless the analysis is of the same model, other weights, same pictures."""
-        mine, theirs = summary["model"], self.summary["model"]
-        if theirs["name"] != mine["name"]:
-            raise RunError(
-                f"expected an analysis of {mine['name']} in {self.folder}, found one of "
-                f"{theirs['name']}; give one of the same network, untrained"
-            )
-        if theirs["weights_sha256"] == mine["weights_sha256"]:
-            raise RunError(
-                f"expected an analysis of other weights in {self.folder}, found the same "
-                f"({mine['weights_sha256'][:12]}); give one of an untrained network"
-            )
-        if self.summary["images"]["fingerprint"] != summary["images"]["fingerprint"]:
-            raise RunError(
-                f"expected an analysis of the same pictures in {self.folder}, found others "
-                f"({self.summary['images']['spec']}); build both stores from the same"
-            )
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -95,6 +78,38 @@ class Difference:
     low: float
     high: float
     verdict: str
+
+
+def check_fits(summary: Mapping[str, Any], other: Mapping[str, Any], folder: Path) -> None:
+    """Raise RunError unless the other can stand beside an analysis of layers.
+
+    other: the summary of the analysis in `folder`: of the same model, other weights, the same
+    pictures, and a store of the same input size, rule of positions and precision (where both
+    summaries say these).
+    """
+    mine, theirs = summary["model"], other["model"]
+    if theirs["name"] != mine["name"]:
+        raise RunError(
+            f"expected an analysis of {mine['name']} in {folder}, found one of "
+            f"{theirs['name']}; give one of the same network, untrained"
+        )
+    if theirs["weights_sha256"] == mine["weights_sha256"]:
+        raise RunError(
+            f"expected an analysis of other weights in {folder}, found the same "
+            f"({mine['weights_sha256'][:12]}); give one of an untrained network"
+        )
+    if other["images"]["fingerprint"] != summary["images"]["fingerprint"]:
+        raise RunError(
+            f"expected an analysis of the same pictures in {folder}, found others "
+            f"({other['images']['spec']}); build both stores from the same"
+        )
+    for key, what in STORED.items():
+        wanted, found = summary["store"].get(key), other["store"].get(key)
+        if None not in (wanted, found) and wanted != found:
+            raise RunError(
+                f"expected an analysis of a store with {what} {wanted} in {folder}, found "
+                f"{found}; build both stores with the same options"
+            )
 
 
 def numbers_of(findings: LayerFindings) -> dict[Key, Drawn]:

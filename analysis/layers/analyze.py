@@ -24,7 +24,7 @@ import torch
 from isae.analysis.arrays import I64
 from isae.analysis.codes import MAX, Room
 from isae.analysis.inputs import RunInputs
-from isae.analysis.layers.against import compare_with, read_analysis
+from isae.analysis.layers.against import STORED, check_fits, compare_with, read_analysis
 from isae.analysis.layers.config import LayersConfig
 from isae.analysis.layers.figures import write_figures
 from isae.analysis.layers.findings import LayerFindings, LeftOut, MatchedLayer, bring_together
@@ -105,8 +105,13 @@ def analyze_layers(
     summary: dict[str, Any] = {
         "analysis": ANALYSIS,
         "runs": [str(one.run) for one in inputs],
+        "saes": {one.layer: one.sae_sha256 for one in inputs},
         "options": to_json(config),
-        "store": {"path": opened.location, "content_id": manifest["content_id"]},
+        "store": {
+            "path": opened.location,
+            "content_id": manifest["content_id"],
+            **{key: manifest[key] for key in STORED},
+        },
         "model": {key: manifest["model"][key] for key in ("name", "weights", "weights_sha256")},
         "images": {
             "spec": manifest["images"]["spec"],
@@ -115,7 +120,7 @@ def analyze_layers(
         },
     }
     for other in others:
-        other.check_fits(summary)
+        check_fits(summary, other.summary, other.folder)
     study = Study(inputs, opened, images_I, split, config, device, reporter)
 
     def fill(folder: Path) -> None:

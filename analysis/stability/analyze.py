@@ -110,6 +110,7 @@ def _describe(
         "analysis": ANALYSIS,
         "layer": inputs[0].layer,
         "layer_note": inputs[0].info.note,
+        "saes": {str(one.run): one.sae_sha256 for one in inputs},
         "options": to_json(config),
         "options_that_differ": differing_options(inputs),
         "store": {"path": store.location, "content_id": manifest["content_id"]},
