@@ -10,7 +10,7 @@ import torch
 
 from isae.analysis.arrays import F64
 from isae.analysis.layers.matching import duplicate_clusters
-from isae.analysis.stability.agreement import label_agreement, share_interval
+from isae.analysis.stability.agreement import label_agreement, share_interval, times_drawn
 from isae.analysis.stability.config import StabilityConfig
 from isae.analysis.stability.cosines import top_cosines, unit_rows
 from isae.analysis.stability.findings import StabilityFindings, find_stability
@@ -221,3 +221,19 @@ def test_kappa_and_its_interval() -> None:
 def test_options_out_of_range_are_refused(option: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
         StabilityConfig(**option)
+
+
+def test_times_drawn_have_the_multinomial_law() -> None:
+    rng = np.random.default_rng(3)
+    count, draws = 7, 20_000
+    times_TG = times_drawn(count, draws, rng)
+    assert (times_TG.sum(axis=1) == count).all()
+    # Each is binomial (7, 1/7); two of a draw go together by -1/7. Bounds: five standard errors.
+    mean_G, error = times_TG.mean(axis=0), np.sqrt(6 / 7 / draws)
+    np.testing.assert_allclose(mean_G, 1.0, atol=5 * error)
+    covariance = np.cov(times_TG, rowvar=False)
+    expected = np.eye(count) - 1 / count
+    np.testing.assert_allclose(covariance, expected, atol=5 * np.sqrt(3 / draws))
+    zero = (times_TG == 0).mean()
+    chance = (6 / 7) ** 7
+    assert abs(zero - chance) < 5 * np.sqrt(chance * (1 - chance) / draws)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from contextlib import redirect_stderr, redirect_stdout
@@ -167,6 +168,12 @@ def test_every_file_is_there_and_the_summary_repeats_the_tables(
         assert sum(m["mutual"] for m in mine) == one["mutual"]["matches"]
     for name in ("null", "correction", "rule", "notes", "tests"):
         assert summary[name]
+    assert summary["saes"] == {
+        str(run): hashlib.sha256(
+            (run / "sae" / LAYER / "sae_weights.safetensors").read_bytes()
+        ).hexdigest()
+        for run in runs
+    }
     assert summary["images"]["firing_from"] == ["branch analysis"] * 2 + ["rows of the store"]
 
 
