@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 import types
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -189,8 +190,9 @@ def test_a_reader_that_a_worker_cannot_import_is_an_error(tmp_path: Path) -> Non
 
 
 SCRIPT = """
-import sys
+import signal
 from isae.images import decode_batches, open_source
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin without it
 print("module runs", flush=True)
 for batch in decode_batches(open_source("synthetic:100000"), 64, 8, 2):
     print("batch", flush=True)
@@ -198,16 +200,18 @@ for batch in decode_batches(open_source("synthetic:100000"), 64, 8, 2):
 
 
 @pytest.fixture
-def running_script(tmp_path: Path) -> subprocess.Popen[str]:
+def running_script(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-W", "error", str(script)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        yield process
+        process.kill()
 
 
 @needs_proc

@@ -18,7 +18,7 @@ N, SIDE = 24, 48
 
 @pytest.fixture(scope="module")
 def network() -> InceptionV1:
-    found = load_model("inceptionv1", "default")
+    found = load_model("inceptionv1", "default", dtype=torch.float32)
     assert isinstance(found, InceptionV1)
     return found
 
@@ -113,7 +113,7 @@ def test_features_of_other_branches_keep_all_and_those_of_5x5_lose_by_their_ring
     # Two networks: one whose 5x5 kernels have nothing in the ring, one with nothing but the ring.
     layer = "mixed3a"
     for inner in (True, False):
-        network = load_model("inceptionv1", "default")
+        network = load_model("inceptionv1", "default", dtype=torch.float32)
         assert isinstance(network, InceptionV1)
         weight = network.get_submodule(f"trunk.{layer}.five").weight
         assert isinstance(weight, torch.Tensor)

@@ -121,7 +121,7 @@ def test_tables_agree_with_the_summary_and_are_free_of_nan(run: Path, printed: d
     reason="the original weights (inception5h.pth) are not in the cache",
 )
 def test_the_known_units_of_the_original_network_have_their_orientations() -> None:
-    network = load_model(weights="inception5h")
+    network = load_model(weights="inception5h", dtype=torch.float32)
     assert known_units.applies(network, known_units.LAYER)
     at = read_cell(network.layers[known_units.LAYER], 224)
     field = effective_field(network, known_units.LAYER, at, noise_pictures(8, at.size, 0))

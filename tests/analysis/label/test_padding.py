@@ -42,7 +42,7 @@ def test_margins_keep_every_cell_in_step() -> None:
 
 
 def test_twins_inside_are_the_plain_cells_and_padding_is_told_from_content() -> None:
-    network = load_model("inceptionv1", "default", device=torch.device("cpu"))
+    network = load_model("inceptionv1", "default", device=torch.device("cpu"), dtype=torch.float32)
     info = layer_table("inceptionv1")[LAYER]
     pictures = noise_pictures(10, SIZE, 3)
     added = margin(info, SIZE, info.receptive_field)

@@ -173,7 +173,7 @@ def test_virtual_weights_are_those_of_the_sae_and_the_mean_path(
         for run, run_layer in zip(runs[:2], LAYERS[:2], strict=True)
     )
     # One unit more of the feature, at every place of the map, moves the reader by about V.
-    network = load_model("inceptionv1", "default")
+    network = load_model("inceptionv1", "default", dtype=torch.float32)
     pixels = torch.randint(0, 256, (2, 3, 96, 96), generator=torch.Generator().manual_seed(0))
     map_BCHW = network.activations(pixels.to(torch.uint8), ["mixed4d"])["mixed4d"]
     step = 1e-2 * first.W_dec_ND[row["feature_a"]].detach()[:, None, None]
@@ -337,7 +337,7 @@ def test_pooled_codes_are_the_networks_own_max_pool(store: Store) -> None:
     pooled = pool_codes(codes, store.layers["mixed5a"].grid, (along, along), "max")
     source = open_source("synthetic:36", seed=3)
     pixels = np.stack([resize_crop(source.load(int(i)), size) for i in images_I])
-    network = load_model("inceptionv1", "default")
+    network = load_model("inceptionv1", "default")  # its rounding is the store's
     map_BCHW = network.activations(
         torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), ["maxpool10"]
     )["maxpool10"]

@@ -77,7 +77,9 @@ def test_mean_paths_are_the_mean_of_autograd_jacobians(pooled: bool, size: tuple
 
 @pytest.mark.parametrize("model", ["inceptionv1", "googlenet"])
 def test_branches_of_both_networks_make_up_the_block(model: str) -> None:
-    network = load_model(model, "default" if model == "inceptionv1" else "random:3")
+    network = load_model(
+        model, "default" if model == "inceptionv1" else "random:3", dtype=torch.float32
+    )
     names = {"inceptionv1": ("mixed4a", "mixed3b", "maxpool4")}
     block, before, reads = names.get(model, ("inception4a", "inception3b", "maxpool3"))
     assert block_input(model, block) == (before, reads)

@@ -270,7 +270,7 @@ def test_squares_hold_just_the_energy() -> None:
 
 def test_cells_free_of_padding_are_those_that_surroundings_do_not_change() -> None:
     """A picture in the middle of a larger one: free cells keep their values, others do not."""
-    network = load_model()
+    network = load_model(dtype=torch.float32)
     layer, size, border = "mixed3a", 96, 32
     inside = noise_pictures(1, size, 0)
     canvas = noise_pictures(1, size + 2 * border, 1)

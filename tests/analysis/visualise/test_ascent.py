@@ -19,7 +19,7 @@ CONFIG = VisualiseConfig(steps=24, jitter=2, rotation=4, lr=0.15)
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_model("inceptionv1")
+    return load_model("inceptionv1", dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
