@@ -12,14 +12,9 @@ null model alone.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from isae.lazy import lazy_names
-
-# Products of torch whose last bits depend neither on the threads nor on the rows of a batch (Intel
-# MKL's "conditional numerical reproducibility"); it is read at the library's first call.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from isae.analysis.activity import Activity, read_activity

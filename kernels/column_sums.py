@@ -43,11 +43,11 @@ def column_sums(
         return (weight_B1 * x64_BD).sum(0), (weight_B1 * x64_BD.square()).sum(0)
     rows = max(ROWS, -(-x_BD.shape[0] // MOST_PARTS))
     parts = -(-x_BD.shape[0] // rows)
-    sums_P2D = torch.zeros(parts, 2, x_BD.shape[1], dtype=torch.float64)
+    # By NumPy: threads of torch spin on after filling or adding, beside the loops that follow.
+    sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    _sum_parts(x, weight, rows, sums_P2D.numpy())
-    # By numpy: a thread of torch would spin on after it, beside the loops that follow.
-    sums_2D = torch.from_numpy(sums_P2D.numpy().sum(0))
+    _sum_parts(x, weight, rows, sums_P2D)
+    sums_2D = torch.from_numpy(sums_P2D.sum(0))
     return sums_2D[0], sums_2D[1]
 
 

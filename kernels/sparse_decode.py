@@ -20,10 +20,14 @@ from torch.autograd.function import once_differentiable
 from isae.compiled import SUMS, compiled, prange
 from isae.kernels.adam_update import products
 from isae.kernels.checks import check_indices, check_tensor
+from isae.kernels.cpu.instructions import take
 from isae.kernels.dispatch import choose_kernel
 from isae.kernels.sparse_outer import group_by_latent, sparse_outer
 
 Array = npt.NDArray[Any]
+
+TAKEN = 32
+"""Rows that a thread takes at once."""
 
 
 class Residual(NamedTuple):
@@ -98,9 +102,9 @@ def decode_residual(
         torch.empty_like(values_BK, memory_format=torch.contiguous_format),
         torch.empty(values_BK.shape[0], dtype=torch.float64),
     )
-    _decode_residual_rows(
-        *_arrays(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B), *_arrays(*result)
-    )
+    arrays = _arrays(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B, *result)
+    shared: list[Any] = [*arrays, np.zeros(1, np.int64), torch.get_num_threads()]
+    _decode_residual_rows(*shared)
     return result
 
 
@@ -244,14 +248,21 @@ def _decode_residual_rows(
     r_BD: Array,
     g_BK: Array,
     squares_B: Array,
+    counter: Array,
+    workers: int,
 ) -> None:
-    for r in prange(values_BK.shape[0]):
-        r_D = r_BD[r]
-        r_D[:] = b_D
-        _decode_row(values_BK[r], indices_BK[r], W_ND, r_D)
-        squares_B[r] = _weighted_error(r_D, x_BD[r], weight_B[r])
-        for j in range(values_BK.shape[1]):
-            if values_BK[r, j] > 0:
-                g_BK[r, j] = products(r_D, W_ND[indices_BK[r, j]])
-            else:
-                g_BK[r, j] = 0
+    # Rows are taken, not dealt out: a thread that is held up leaves more to the others.
+    for _ in prange(workers):
+        first = TAKEN * take(counter.ctypes.data)
+        while first < values_BK.shape[0]:
+            for r in range(first, min(first + TAKEN, values_BK.shape[0])):
+                r_D = r_BD[r]
+                r_D[:] = b_D
+                _decode_row(values_BK[r], indices_BK[r], W_ND, r_D)
+                squares_B[r] = _weighted_error(r_D, x_BD[r], weight_B[r])
+                for j in range(values_BK.shape[1]):
+                    if values_BK[r, j] > 0:
+                        g_BK[r, j] = products(r_D, W_ND[indices_BK[r, j]])
+                    else:
+                        g_BK[r, j] = 0
+            first = TAKEN * take(counter.ctypes.data)

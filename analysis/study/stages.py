@@ -161,7 +161,7 @@ def _record(stage: Stage, records: Path) -> Path:
 def _one_thread_of_openblas() -> AbstractContextManager[Any]:
     """NumPy's and SciPy's products on one thread: their last bits depend on how many there are.
 
-    Those of torch, which are the large ones, do not (`isae.analysis`).
+    Those of torch, which are the large ones, do not (`isae`).
     """
     openblas = ThreadpoolController().select(internal_api="openblas")
     context: AbstractContextManager[Any] = openblas.limit(limits=1)

@@ -25,7 +25,9 @@ import numpy.typing as npt
 import torch
 
 from isae.compiled import SUMS, compiled, prange
+from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.int8_tile import MOST_CHANNELS, TILE_ROWS, has_int8_tile, score_panel
+from isae.kernels.cpu.reached import lowest_bit, reached_32
 from isae.kernels.cpu.rounding import pack, round_rows, slack_of
 from isae.kernels.cpu.selection import BLOCK, BLOCKS_PER_K, LANES, keep_k_largest, lower_bound
 
@@ -35,8 +37,6 @@ CHUNK_BYTES = 768 << 10
 """Upper bounds of a thread's rows: fits its own cache."""
 LEAST_ROWS, LEAST_LATENTS, LEAST_CHANNELS = 128, 1024, 32
 """Below, packing the weights costs more than it saves."""
-PARTS = 16
-"""Pieces of the batch that threads take; each has room of its own."""
 SMALLEST = np.float32(1e-36)
 """Added to every bound: rounding among denormal numbers is not relative."""
 LARGEST = 1e30
@@ -62,13 +62,17 @@ def filtered_topk(
     if not (packed.largest * rounded.largest < LARGEST and largest_bias < LARGEST):
         return None
     # Should fewer than k ever be found, the check for NaN must see it.
-    values_BK = torch.full((len(x), k), torch.nan, dtype=torch.float32)
-    indices_BK = torch.zeros(len(x), k, dtype=torch.int64)
+    # NumPy fills: torch's threads would spin on the processors that the loops need.
+    values_BK = np.full((len(x), k), np.nan, np.float32)
+    indices_BK = np.zeros((len(x), k), np.int64)
     latents = packed.numbers_5N.shape[1]
     chunk = max(1, CHUNK_BYTES // (4 * latents * TILE_ROWS)) * TILE_ROWS
-    out = values_BK.numpy(), indices_BK.numpy()
-    _topk_chunks(x, w, *packed, *rounded, slack * largest_bias + SMALLEST, chunk, PARTS, *out)
-    return values_BK, indices_BK
+    bias_slack = slack * largest_bias + SMALLEST
+    counter = np.zeros(1, np.int64)
+    workers = torch.get_num_threads()
+    out = values_BK, indices_BK
+    _topk_chunks(x, w, *packed, *rounded, bias_slack, chunk, counter, workers, *out)
+    return torch.from_numpy(values_BK), torch.from_numpy(indices_BK)
 
 
 @compiled(fastmath=SUMS)
@@ -107,11 +111,8 @@ def _best_of_blocks(scores_N: Array, maxima_M: Array, bound: Any, chosen: Array)
     count = 0
     for m in range(maxima_M.shape[0]):
         if maxima_M[m] >= bound:
-            block = scores_N[m * BLOCK : m * BLOCK + BLOCK]
-            place = 0
-            while place < BLOCK - 1 and block[place] != maxima_M[m]:
-                place += 1
-            chosen[count] = m * BLOCK + place
+            block = scores_N.ctypes.data + 4 * BLOCK * m
+            chosen[count] = m * BLOCK + lowest_bit(reached_32(block, 0.0, maxima_M[m]))
             count += 1
     return count
 
@@ -125,28 +126,37 @@ def _candidates(
     largest_2M: Array,
     row: tuple[Any, Any, Any],
     bound: Any,
-    reached: Array,
+    widths_M: Array,
+    upper_M: Array,
     chosen: Array,
 ) -> int:
     norm, error, bias_slack = row
-    words = reached.view(np.int64)
-    count = 0
-    for m in range(maxima_M.shape[0]):
-        width = norm * largest_2M[0, m] + error * largest_2M[1, m] + bias_slack
-        if maxima_M[m] + width < bound:
-            continue
-        block = scores_N[m * BLOCK : m * BLOCK + BLOCK]
-        for i in range(BLOCK):
-            reached[i] = block[i] + width >= bound
-        for word in range(BLOCK // 8):
-            if words[word] == 0:
-                continue
-            for i in range(8 * word, 8 * word + 8):
-                n = m * BLOCK + i
-                upper = block[i] + (norm * error_N[n] + error * norm_N[n] + bias_slack)
+    blocks, count = maxima_M.shape[0], 0
+    for m in range(blocks):
+        widths_M[m] = norm * largest_2M[0, m] + error * largest_2M[1, m] + bias_slack
+        upper_M[m] = maxima_M[m] + widths_M[m]
+    for first in range(0, blocks, BLOCK):
+        above = reached_32(upper_M.ctypes.data + 4 * first, 0.0, bound)
+        while above != 0:
+            m = first + lowest_bit(above)
+            above &= above - 1
+            reached = reached_32(scores_N.ctypes.data + 4 * BLOCK * m, widths_M[m], bound)
+            while reached != 0:
+                n = m * BLOCK + lowest_bit(reached)
+                reached &= reached - 1
+                upper = scores_N[n] + (norm * error_N[n] + error * norm_N[n] + bias_slack)
                 chosen[count] = n
                 count += int(upper >= bound)
     return count
+
+
+@compiled()
+def _keep_reaching(exact: Array, chosen: Array, count: int, least: Any) -> int:
+    kept = 0
+    for c in range(count):
+        exact[kept], chosen[kept] = exact[c], chosen[c]
+        kept += int(exact[kept] >= least)
+    return kept
 
 
 @compiled()
@@ -160,7 +170,8 @@ def _exact_topk(
     maxima_M: Array,
     exact: Array,
     chosen: Array,
-    reached: Array,
+    widths_M: Array,
+    upper_M: Array,
     values_K: Array,
     indices_K: Array,
 ) -> None:
@@ -171,14 +182,23 @@ def _exact_topk(
     count = _best_of_blocks(scores_N, maxima_M, bound, chosen)
     _compute(x_D, w_ND, bias_N, chosen, count, exact)
     least = lower_bound(exact[:count], k)
-    count = _candidates(
-        scores_N, maxima_M, numbers_5N[3], numbers_5N[4], largest_2M, row, least, reached, chosen
-    )
-    _compute(x_D, w_ND, bias_N, chosen, count, exact)
-    kept = 0
     for c in range(count):
-        exact[kept], chosen[kept] = exact[c], chosen[c]
-        kept += int(exact[kept] >= least)
+        scores_N[chosen[c]] = -np.inf  # known: no candidate any more
+    kept = _keep_reaching(exact, chosen, count, least)
+    count = _candidates(
+        scores_N,
+        maxima_M,
+        numbers_5N[3],
+        numbers_5N[4],
+        largest_2M,
+        row,
+        least,
+        widths_M,
+        upper_M,
+        chosen[kept:],
+    )
+    _compute(x_D, w_ND, bias_N, chosen[kept:], count, exact[kept:])
+    kept = _keep_reaching(exact, chosen, kept + count, least)
     keep_k_largest(exact[:kept], chosen[:kept], values_K, indices_K)
     for j in range(k):
         values_K[j] = max(values_K[j], values_K.dtype.type(0))
@@ -195,23 +215,26 @@ def _topk_chunks(
     numbers_B4: Array,
     bias_slack: Any,
     chunk: int,
-    parts: int,
+    counter: Array,
+    workers: int,
     values_BK: Array,
     indices_BK: Array,
 ) -> None:
     total, (n, m) = values_BK.shape[0], (numbers_5N.shape[1], largest_2M.shape[1])
     chunks = (total + chunk - 1) // chunk
     blocks = (w_ND.shape[0] + BLOCK - 1) // BLOCK  # without those of padding alone
-    for part in prange(parts):
+    # Chunks are taken, not dealt out: a thread that is held up leaves more to the others.
+    for _ in prange(workers):
         room = np.empty(chunk * n + LANES, np.float32)
         skip = (-room.ctypes.data % 64) // 4
         scores_CN = room[skip : skip + chunk * n].reshape(chunk, n)
         maxima_CM = np.empty((chunk, m), np.float32)
         exact, chosen = np.empty(n + 1, np.float32), np.empty(n + 1, np.int64)
-        reached = np.empty(BLOCK, np.int8)
-        for first in range(
-            chunks * part // parts * chunk, chunks * (part + 1) // parts * chunk, chunk
-        ):
+        widths_M = np.empty(m, np.float32)
+        # As many as masks are made of: what is behind the last block reaches nothing.
+        upper_M = np.full((m + BLOCK - 1) // BLOCK * BLOCK, -np.inf, np.float32)
+        first = chunk * take(counter.ctypes.data)
+        while first < chunks * chunk:
             rows = min(chunk, rounded_BD.shape[0] - first)
             for panel in range(packed.shape[0]):
                 # A panel of weights stays in the first cache while the chunk's rows pass by.
@@ -237,7 +260,9 @@ def _topk_chunks(
                     maxima_CM[c, :blocks],
                     exact,
                     chosen,
-                    reached,
+                    widths_M,
+                    upper_M,
                     values_BK[b],
                     indices_BK[b],
                 )
+            first = chunk * take(counter.ctypes.data)

@@ -10,11 +10,12 @@ reads them in order: `packed[panel, d // 4, 64 latents * 4]`, a panel being 64 l
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from isae.compiled import Compiled, compiled
+from isae.compiled import compiled
+from isae.kernels.cpu.instructions import Emitter, Instructions
 from isae.kernels.cpu.selection import BLOCK, LANES
 
 TILE_ROWS = 6
@@ -26,7 +27,7 @@ MOST_CHANNELS = 65536
 INSTRUCTION = "llvm.x86.avx512.vpdpbusd.512"
 
 
-class TileFunction(Compiled[[int, int, int, int, int, int, int, int, int, int, int], None]):
+class TileFunction(Instructions[[int, int, int, int, int, int, int, int, int, int, int], None]):
     """Scores of 6 rows and 64 latents, written to LLVM when first used.
 
         score[r, n] = step_r scale_n sum_d x[r, d] w[n, d] + (low_r shift_n + bias_n)
@@ -39,64 +40,7 @@ class TileFunction(Compiled[[int, int, int, int, int, int, int, int, int, int, i
     """
 
     def __init__(self) -> None:
-        super().__init__(cast("Any", _emit), parallel=False, fastmath=frozenset())
-
-    def _compile(self) -> Any:
-        from numba import types
-        from numba.extending import intrinsic
-
-        signature = types.void(*[types.int64] * 11)
-
-        def tile(
-            typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any,
-            j: Any, k: Any,
-        ) -> Any:  # fmt: skip
-            return signature, _emit
-
-        return intrinsic(tile)
-
-
-class Emitter:
-    """Writes LLVM instructions for addresses that are plain integers."""
-
-    def __init__(self, builder: Any) -> None:
-        from llvmlite import ir
-
-        self.builder, self.ir = builder, ir
-        self.int = ir.IntType(64)
-        self.word, self.real = ir.IntType(32), ir.FloatType()
-        self.words_t, self.reals_t = (ir.VectorType(t, LANES) for t in (self.word, self.real))
-
-    def at(self, base: Any, offset: Any, kind: Any) -> Any:
-        """A pointer `offset` bytes (a number or a value) behind a base."""
-        if isinstance(offset, int):
-            offset = self.int(offset)
-        return self.builder.inttoptr(self.builder.add(base, offset), kind.as_pointer())
-
-    def row(self, base: Any, stride: Any, number: int) -> Any:
-        """The address of a row."""
-        return self.builder.add(base, self.builder.mul(stride, self.int(number)))
-
-    def spread(self, value: Any, kind: Any) -> Any:
-        """A number in all lanes."""
-        nothing = self.ir.Constant(kind, self.ir.Undefined)
-        first = self.builder.insert_element(nothing, value, self.word(0))
-        lanes = self.ir.Constant(self.words_t, [0] * LANES)
-        return self.builder.shuffle_vector(first, nothing, lanes)
-
-    def larger(self, a: Any, b: Any) -> Any:
-        """Lane by lane."""
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def largest(self, vector: Any) -> Any:
-        """Of all lanes."""
-        for step in (8, 4, 2, 1):
-            lanes = [(lane + step) % LANES for lane in range(LANES)]
-            moved = self.builder.shuffle_vector(
-                vector, vector, self.ir.Constant(self.words_t, lanes)
-            )
-            vector = self.larger(vector, moved)
-        return self.builder.extract_element(vector, self.word(0))
+        super().__init__(_emit, "void", ["int64"] * 11)
 
 
 def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -18,6 +18,7 @@ import torch
 
 from isae.compiled import SUMS, compiled, prange
 from isae.kernels.adam_update import TINY, adam_row, products
+from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.selection import add
 from isae.kernels.sparse_outer import PARTS, LatentGroups, part_bound, sum_group
 
@@ -44,7 +45,7 @@ def latent_update_cpu(
     n, d = parameters[1][0].shape
     if aux is None:
         aux = (torch.full((n,), -1, dtype=torch.int32), x_BD[:0], x_BD[:0], x_BD[:0, 0])
-    through_PD = torch.zeros(PARTS, d, dtype=torch.float64)
+    through_PD = np.zeros((PARTS, d))  # torch's threads would spin beside the loop
     _update_parts(
         groups.offsets_N1.numpy(),
         groups.pairs_P.numpy(),
@@ -60,9 +61,11 @@ def latent_update_cpu(
         (aux[0].numpy(), aux[1].numpy(), aux[2].numpy(), aux[3].numpy()),
         numbers.numpy(),
         unit,
-        through_PD.numpy(),
+        np.zeros(1, np.int64),
+        torch.get_num_threads(),
+        through_PD,
     )
-    return torch.from_numpy(through_PD.numpy().sum(0)).to(x_BD.dtype)
+    return torch.from_numpy(through_PD.sum(0)).to(x_BD.dtype)
 
 
 def _arrays(three: Three) -> tuple[Array, Array, Array]:
@@ -133,40 +136,46 @@ def _update_parts(
     aux: tuple[Array, Array, Array, Array],
     numbers: Array,
     unit: bool,
+    counter: Array,
+    workers: int,
     through_PD: Array,
 ) -> None:
     parts, d = through_PD.shape
     zero = x_BD.dtype.type(0)
-    for part in prange(parts):
+    # Parts are taken, not dealt out: a thread that is held up leaves more to the others.
+    for _ in prange(workers):
         g_enc_D, g_dec_D = np.empty(d, x_BD.dtype), np.empty(d, x_BD.dtype)
         g_b = np.empty(1, x_BD.dtype)
-        for n in range(
-            part_bound(offsets_N1, part, parts), part_bound(offsets_N1, part + 1, parts)
-        ):
-            g_enc_D[:], g_dec_D[:] = zero, zero
-            pairs_G = pairs_P[offsets_N1[n] : offsets_N1[n + 1]]
-            sum_group(pairs_G, g_values, x_BD, k, g_enc_D)
-            sum_group(pairs_G, values, r_BD, k, g_dec_D)
-            g_b[0] = _sum_numbers(pairs_G, g_values)
-            q = aux[0][n]
-            if q >= 0:
-                add(g_enc_D, aux[1][q])
-                add(g_dec_D, aux[2][q])
-                g_b[0] += aux[3][q]
-            if g_b[0] != 0:
-                _add_scaled(through_PD[part], np.float64(g_b[0]), enc[0][n])
-            if tied:
-                add(g_dec_D, g_enc_D)
-            else:
-                _update_row((enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False)
-            _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit)
-            adam_row(
-                bias[0][n : n + 1],
-                g_b,
-                bias[1][n : n + 1],
-                bias[2][n : n + 1],
-                zero,
-                x_BD.dtype.type(1),
-                numbers,
-                x_BD.dtype.type(TINY),
-            )
+        part = take(counter.ctypes.data)
+        while part < parts:
+            for n in range(
+                part_bound(offsets_N1, part, parts), part_bound(offsets_N1, part + 1, parts)
+            ):
+                g_enc_D[:], g_dec_D[:] = zero, zero
+                pairs_G = pairs_P[offsets_N1[n] : offsets_N1[n + 1]]
+                sum_group(pairs_G, g_values, x_BD, k, g_enc_D)
+                sum_group(pairs_G, values, r_BD, k, g_dec_D)
+                g_b[0] = _sum_numbers(pairs_G, g_values)
+                q = aux[0][n]
+                if q >= 0:
+                    add(g_enc_D, aux[1][q])
+                    add(g_dec_D, aux[2][q])
+                    g_b[0] += aux[3][q]
+                if g_b[0] != 0:
+                    _add_scaled(through_PD[part], np.float64(g_b[0]), enc[0][n])
+                if tied:
+                    add(g_dec_D, g_enc_D)
+                else:
+                    _update_row((enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False)
+                _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit)
+                adam_row(
+                    bias[0][n : n + 1],
+                    g_b,
+                    bias[1][n : n + 1],
+                    bias[2][n : n + 1],
+                    zero,
+                    x_BD.dtype.type(1),
+                    numbers,
+                    x_BD.dtype.type(TINY),
+                )
+            part = take(counter.ctypes.data)

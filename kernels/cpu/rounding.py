@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 
 SMALLEST = 1e-30
 """Steps of rounding below this have no reciprocal that could be trusted."""
+SIZE_BITS = np.int32(0x7FFFFFFF)
+"""All bits of a float32 but its sign."""
 FLOOR = 1e-17
 """Added to norms: squares of numbers below 1e-19 are lost in float32."""
 
@@ -88,13 +90,16 @@ def round_rows(x_BD: Array, slack: np.float32) -> Rounded:
     return Rounded(rounded_BD, numbers_B4)
 
 
-@compiled(fastmath=SUMS)
-def _largest_size(w_D: Array) -> float:
-    largest = w_D.dtype.type(0)
-    for c in range(w_D.shape[0]):
-        size = abs(w_D[c])
-        largest = size if size > largest else largest
-    return largest  # type: ignore[no-any-return]
+@compiled()
+def _largest_size(w_D: Array) -> Any:
+    # As integers, whose order among floats without a sign is the same: compilers make vector
+    # instructions of an integer maximum, and not of one that has to mind NaN.
+    largest = np.zeros(1, np.int32)
+    top, words = np.int32(0), w_D.view(np.int32)
+    for c in range(words.shape[0]):
+        top = max(top, words[c] & SIZE_BITS)
+    largest[0] = top
+    return largest.view(np.float32)[0]
 
 
 @compiled(fastmath=SUMS)
@@ -141,13 +146,19 @@ def _pack_panels(
             numbers_5N[4, latent] = norm
 
 
-@compiled(fastmath=SUMS)
+@compiled()
 def _range(x_D: Array) -> tuple[Any, Any]:
-    low, high = x_D[0], x_D[0]
-    for c in range(x_D.shape[0]):
-        low = low if low < x_D[c] else x_D[c]
-        high = high if high > x_D[c] else x_D[c]
-    return low, high
+    # As integers again; all bits but the sign turned over in negative ones makes them rise alike.
+    words = x_D.view(np.int32)
+    first = words[0] ^ ((words[0] >> np.int32(31)) & SIZE_BITS)
+    low, high = first, first
+    for c in range(words.shape[0]):
+        word = words[c] ^ ((words[c] >> np.int32(31)) & SIZE_BITS)
+        low, high = min(low, word), max(high, word)
+    ends = np.empty(2, np.int32)
+    ends[0] = low ^ ((low >> np.int32(31)) & SIZE_BITS)
+    ends[1] = high ^ ((high >> np.int32(31)) & SIZE_BITS)
+    return ends.view(np.float32)[0], ends.view(np.float32)[1]
 
 
 @compiled(fastmath=SUMS)
