@@ -27,7 +27,7 @@ from isae.kernels.sparse_outer import group_by_latent, sparse_outer
 Array = npt.NDArray[Any]
 
 TAKEN = 32
-"""Rows that a thread takes at once."""
+"""Rows that a thread takes at once, at most."""
 
 
 class Residual(NamedTuple):
@@ -103,7 +103,9 @@ def decode_residual(
         torch.empty(values_BK.shape[0], dtype=torch.float64),
     )
     arrays = _arrays(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B, *result)
-    shared: list[Any] = [*arrays, np.zeros(1, np.int64), torch.get_num_threads()]
+    workers = torch.get_num_threads()
+    taken = max(1, min(TAKEN, rows // (4 * workers)))
+    shared: list[Any] = [*arrays, np.zeros(1, np.int64), workers, taken]
     _decode_residual_rows(*shared)
     return result
 
@@ -250,12 +252,13 @@ def _decode_residual_rows(
     squares_B: Array,
     counter: Array,
     workers: int,
+    taken: int,
 ) -> None:
     # Rows are taken, not dealt out: a thread that is held up leaves more to the others.
     for _ in prange(workers):
-        first = TAKEN * take(counter.ctypes.data)
+        first = taken * take(counter.ctypes.data)
         while first < values_BK.shape[0]:
-            for r in range(first, min(first + TAKEN, values_BK.shape[0])):
+            for r in range(first, min(first + taken, values_BK.shape[0])):
                 r_D = r_BD[r]
                 r_D[:] = b_D
                 _decode_row(values_BK[r], indices_BK[r], W_ND, r_D)
@@ -265,4 +268,4 @@ def _decode_residual_rows(
                         g_BK[r, j] = products(r_D, W_ND[indices_BK[r, j]])
                     else:
                         g_BK[r, j] = 0
-            first = TAKEN * take(counter.ctypes.data)
+            first = taken * take(counter.ctypes.data)

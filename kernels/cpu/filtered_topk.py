@@ -112,7 +112,8 @@ def _best_of_blocks(scores_N: Array, maxima_M: Array, bound: Any, chosen: Array)
     for m in range(maxima_M.shape[0]):
         if maxima_M[m] >= bound:
             block = scores_N.ctypes.data + 4 * BLOCK * m
-            chosen[count] = m * BLOCK + lowest_bit(reached_32(block, 0.0, maxima_M[m]))
+            place = lowest_bit(reached_32(block, 0.0, maxima_M[m]))
+            chosen[count] = m * BLOCK + min(place, BLOCK - 1)
             count += 1
     return count
 
@@ -160,6 +161,22 @@ def _keep_reaching(exact: Array, chosen: Array, count: int, least: Any) -> int:
 
 
 @compiled()
+def _merge(
+    exact: Array, chosen: Array, first: int, count: int, found: Array, places: Array
+) -> None:
+    # Numbers before and from `first` on, each by rising index, as one such list: of equal ones the
+    # lowest index is kept.
+    a, b = 0, first
+    for c in range(count):
+        if b == count or (a < first and chosen[a] < chosen[b]):
+            found[c], places[c] = exact[a], chosen[a]
+            a += 1
+        else:
+            found[c], places[c] = exact[b], chosen[b]
+            b += 1
+
+
+@compiled()
 def _exact_topk(
     x_D: Array,
     w_ND: Array,
@@ -172,6 +189,8 @@ def _exact_topk(
     chosen: Array,
     widths_M: Array,
     upper_M: Array,
+    found: Array,
+    places: Array,
     values_K: Array,
     indices_K: Array,
 ) -> None:
@@ -198,8 +217,9 @@ def _exact_topk(
         chosen[kept:],
     )
     _compute(x_D, w_ND, bias_N, chosen[kept:], count, exact[kept:])
-    kept = _keep_reaching(exact, chosen, kept + count, least)
-    keep_k_largest(exact[:kept], chosen[:kept], values_K, indices_K)
+    more = _keep_reaching(exact[kept:], chosen[kept:], count, least)
+    _merge(exact, chosen, kept, kept + more, found, places)
+    keep_k_largest(found[: kept + more], places[: kept + more], values_K, indices_K)
     for j in range(k):
         values_K[j] = max(values_K[j], values_K.dtype.type(0))
 
@@ -230,6 +250,7 @@ def _topk_chunks(
         scores_CN = room[skip : skip + chunk * n].reshape(chunk, n)
         maxima_CM = np.empty((chunk, m), np.float32)
         exact, chosen = np.empty(n + 1, np.float32), np.empty(n + 1, np.int64)
+        found, places = np.empty(n, np.float32), np.empty(n, np.int64)
         widths_M = np.empty(m, np.float32)
         # As many as masks are made of: what is behind the last block reaches nothing.
         upper_M = np.full((m + BLOCK - 1) // BLOCK * BLOCK, -np.inf, np.float32)
@@ -262,6 +283,8 @@ def _topk_chunks(
                     chosen,
                     widths_M,
                     upper_M,
+                    found,
+                    places,
                     values_BK[b],
                     indices_BK[b],
                 )

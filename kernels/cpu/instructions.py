@@ -27,6 +27,10 @@ class Instructions(Compiled[P, R]):
         super().__init__(cast("Any", emit), parallel=False, fastmath=frozenset())
         self.emit, self.result, self.arguments = emit, result, arguments
 
+    def _files(self, seen: set[int]) -> set[str]:
+        # `emit` names no class of this file that could be followed.
+        return super()._files(seen) | {__file__}
+
     def _compile(self) -> Any:
         from numba import types
         from numba.extending import intrinsic

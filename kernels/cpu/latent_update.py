@@ -44,8 +44,8 @@ def latent_update_cpu(
     values_BK, g_values_BK, x_BD, r_BD = batch
     n, d = parameters[1][0].shape
     if aux is None:
-        aux = (torch.full((n,), -1, dtype=torch.int32), x_BD[:0], x_BD[:0], x_BD[:0, 0])
-    through_PD = np.zeros((PARTS, d))  # torch's threads would spin beside the loop
+        aux = (torch.from_numpy(np.full(n, -1, np.int32)), x_BD[:0], x_BD[:0], x_BD[:0, 0])
+    through_PD = np.zeros((PARTS, d))  # by NumPy: torch's threads would spin beside the loop
     _update_parts(
         groups.offsets_N1.numpy(),
         groups.pairs_P.numpy(),

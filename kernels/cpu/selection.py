@@ -24,8 +24,7 @@ BLOCKS_PER_K = 2
 """Blocks per chosen number from which pruning pays; below, the whole row is searched."""
 BISECTIONS = 40
 LANES = 16
-RANKED_LIMIT = 256
-"""Numbers up to which counting those before each is cheaper than a sort."""
+INSERTION_LIMIT = 128
 PARTS = 32
 """Pieces of a chunk that threads take."""
 
@@ -109,32 +108,26 @@ def lower_bound(values_M: Array, k: int) -> float:
 
 
 @compiled()
-def _sort_largest(found: Array, indices: Array, values_K: Array, indices_K: Array) -> None:
-    order = np.argsort(indices)
-    order = order[np.argsort(-found[order], kind="mergesort")]
-    for j in range(min(values_K.shape[0], found.shape[0])):
-        values_K[j], indices_K[j] = found[order[j]], indices[order[j]]
-
-
-@compiled()
 def keep_k_largest(found: Array, indices: Array, values_K: Array, indices_K: Array) -> None:
-    """Sort the k largest of `found` (k at least) by falling value, ties by index."""
+    """Sort the k largest of `found` (k at least) by falling value; indices must rise."""
+    # Stable, so that equal values keep the rising order of their indices.
     k, kept = values_K.shape[0], found.shape[0]
-    if kept > RANKED_LIMIT:
-        _sort_largest(found, indices, values_K, indices_K)
+    if k > INSERTION_LIMIT:
+        order = np.argsort(-found, kind="mergesort")
+        for j in range(min(k, kept)):
+            values_K[j], indices_K[j] = found[order[j]], indices[order[j]]
         return
-    # A number's place is how many are before it: counting is vectorised and has no branch.
+    count = 0
     for i in range(kept):
         value = found[i]
-        place, same = np.int32(0), np.int32(0)
-        for j in range(kept):
-            place += np.int32(found[j] > value)
-            same += np.int32(found[j] == value)
-        if same > 1:
-            for j in range(kept):
-                place += np.int32(found[j] == value and indices[j] < indices[i])
-        if place < k:
-            values_K[place], indices_K[place] = value, indices[i]
+        if count == k and value <= values_K[k - 1]:
+            continue
+        j = min(count, k - 1)
+        count = min(count + 1, k)
+        while j > 0 and values_K[j - 1] < value:
+            values_K[j], indices_K[j] = values_K[j - 1], indices_K[j - 1]
+            j -= 1
+        values_K[j], indices_K[j] = value, indices[i]
 
 
 @compiled()

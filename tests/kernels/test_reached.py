@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from isae.compiled import compiled, prange
+from isae.kernels.cpu import instructions
 from isae.kernels.cpu.instructions import take
+from isae.kernels.cpu.int8_tile import score_panel
 from isae.kernels.cpu.reached import lowest_bit, reached_32
 from isae.kernels.cpu.selection import BLOCK
 
@@ -56,6 +58,11 @@ def test_a_block_may_begin_anywhere() -> None:
     values[BLOCK] = 1
     assert mask_of(values[1:], 0.0, 0.0) == 1 << (BLOCK - 1)
     assert mask_of(values[:BLOCK], 0.0, 0.0) == 0
+
+
+def test_code_in_the_cache_knows_the_file_that_it_was_written_by() -> None:
+    for function in (mask_of, places_of, take_all, score_panel):
+        assert instructions.__file__ in function._files(set())
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
