@@ -155,7 +155,7 @@ def _commands(
     most: int | None,
 ) -> Iterator[tuple[str, int, list[str]]]:
     """(what grows, its size, the command) of both axes; the full size is in both."""
-    task, out = COSTED[name], scratch / "out"
+    task, out = COSTED[name], scratch / "out" / name
     full, whole = open_run(runs[0], store).sae.n, most or task.most
     base = [sys.executable, "-m", "isae.analysis.cli", name]
     end = [*task.fixed, *(["--store", store] if store else [])]

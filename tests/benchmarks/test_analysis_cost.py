@@ -88,6 +88,8 @@ def test_an_analysis_is_measured_at_three_sizes_of_both(
     ]
     assert "--max-rows" in asked[3]
     assert asked[3][asked[3].index("--max-rows") + 1] == "4"
+    outs = {command[3]: command[command.index("--out") + 1] for command in asked}
+    assert len(set(outs.values())) == 2  # an analysis does not write over another's folder
     assert list(result["left_out"]) == ["layers"]
     text = analysis_table(result)
     assert max(map(len, text.splitlines())) <= 80
