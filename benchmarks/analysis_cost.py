@@ -53,7 +53,7 @@ COSTED = {
     "layers": Costed("--max-images", 400, runs=2, fixed=("--virtual-images", "0")),
     "stability": Costed("--max-rows", 160_000, runs=2, fixed=("--dictionaries", "1")),
     "label": Costed("--max-rows", 160_000),
-    "visualise": Costed("--max-rows", 160_000, fixed=("--visualise", "0")),
+    "visualise": Costed("--patch-rows", 160_000, fixed=("--visualise", "0")),
 }
 
 

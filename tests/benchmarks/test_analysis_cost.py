@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,3 +106,14 @@ def test_what_ends_badly_is_told_with_the_command(run: Path) -> None:
     words = "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"
     with pytest.raises(RunError, match="exit code 3: no such thing"):
         analysis_cost._measured([sys.executable, "-c", words, "x"])
+
+
+@pytest.mark.parametrize("name", analysis_cost.COSTED)
+def test_an_analysis_knows_the_options_that_it_is_asked_with(name: str) -> None:
+    task = analysis_cost.COSTED[name]
+    command = [sys.executable, "-m", "isae.analysis.cli", name, "--help"]
+    wide = {**os.environ, "COLUMNS": "200"}
+    said = subprocess.run(command, env=wide, capture_output=True, text=True, check=True).stdout
+    for option in (task.option, *task.fixed):
+        if option and option.startswith("--"):
+            assert option in said
