@@ -1,4 +1,4 @@
-"""The compiled loops over sparse codes: turning, pooling, products of all pairs, sums by image.
+"""The compiled loops over sparse codes: turning, pooling, moments, sums by image.
 
 Codes are given by place (places P, their entries E: `start_Q` [P + 1], `feature_E`, `value_E`) and
 by feature (`first_M` [N + 1], `place_T`, `value_T`, places rising). `other_P` is the place of the
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from isae.analysis.arrays import F32, F64, I32, I64, Bools
+from isae.analysis.arrays import F32, F64, I32, I64
 from isae.compiled import compiled, prange
 
 PARTS = 32
@@ -112,61 +112,15 @@ def moments(
 
 @compiled()
 def insert(r_K: F64, feature_K: I32, r: float, feature: int) -> None:
-    """Put a correlation among the K largest, behind equal ones; NaN is never among them."""
+    """Put a correlation among the K largest, the lower feature first of equal ones; never NaN."""
     k = len(r_K)
-    while k > 0 and r > r_K[k - 1]:
+    while k > 0 and (r > r_K[k - 1] or (r == r_K[k - 1] and feature < feature_K[k - 1])):
         k -= 1
         if k + 1 < len(r_K):
             r_K[k + 1] = r_K[k]
             feature_K[k + 1] = feature_K[k]
         r_K[k] = r
         feature_K[k] = feature
-
-
-@compiled(parallel=True)
-def top_correlations(
-    first_M: I64,
-    place_T: I32,
-    value_T: F32,
-    other_P: I64,
-    start_Q: I64,
-    feature_E: I32,
-    value_E: F32,
-    count: int,
-    mean_N: F64,
-    deviation_N: F64,
-    other_mean_O: F64,
-    other_deviation_O: F64,
-    wanted_N: Bools,
-    wanted_O: Bools,
-    same_layer: bool,
-    r_NK: F64,
-    feature_NK: I32,
-) -> None:
-    """The K largest correlations of each wanted feature with the other layer's wanted ones.
-
-    `r_NK` comes filled with -2, `feature_NK` with -1. Equal correlations: the lower feature first.
-    With `same_layer` a feature is not compared with itself.
-    """
-    last = r_NK.shape[1] - 1
-    for part in prange(PARTS):
-        dot_O = np.empty(len(other_mean_O), np.float64)
-        for i in range(part, len(wanted_N), PARTS):
-            if not wanted_N[i]:
-                continue
-            dot_O[:] = 0.0
-            for t in range(first_M[i], first_M[i + 1]):
-                q = other_P[place_T[t]]
-                if q >= 0:
-                    value = np.float64(value_T[t])
-                    for e in range(start_Q[q], start_Q[q + 1]):
-                        dot_O[feature_E[e]] += value * np.float64(value_E[e])
-            for j in range(len(dot_O)):
-                if wanted_O[j] and not (same_layer and i == j):
-                    above = dot_O[j] / count - mean_N[i] * other_mean_O[j]
-                    r = above / (deviation_N[i] * other_deviation_O[j])
-                    if r > r_NK[i, last]:
-                        insert(r_NK[i], feature_NK[i], r, j)
 
 
 @compiled(parallel=True)

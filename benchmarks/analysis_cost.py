@@ -1,18 +1,22 @@
 """`isae-bench analysis`: what every analysis costs as features and images grow, and its memory.
 
-An analysis runs as its command does, in a process of its own, at three sizes (a quarter, half and
-all) of the features (an SAE's first rows: the same k, so the same active codes a row) and of what
-it reads (rows or images). For sizes x1 < x2 < x3 and costs t,
+An analysis runs as its command does, in a process of its own, at three sizes (a sixteenth, a
+quarter and all) of the features (an SAE's first rows: the same k, so the same active codes a row)
+and of what it reads (rows or images). For sizes x, f x and f^2 x and costs t1, t2, t3,
 
-    growth = [(t3 - t2) / (x3 - x2)] / [(t2 - t1) / (x2 - x1)]
+    power = log_f [(t3 - t2) / (t2 - t1)]
 
-is 1 where cost is a constant plus a line, 2 where it is a square of sizes that double. Costs are
-seconds of processor time, user and system, of all threads: other work on the machine does not add
-to them as it does to the clock's. Memory is the system's peak of resident bytes (VmHWM).
+is p where cost is a + b x^p: 1 for a constant plus a line, 2 for a square. It says nothing where
+the constant is most of the cost: t3 / t1 is reported beside it. Costs are seconds of processor
+time, user and system, of all threads: other work on the machine does not add to them as it does to
+the clock's; of several repeats the least counts. Memory is the system's peak of resident bytes
+(VmHWM), and the part of it that is not of mapped files (RssAnon, looked at 20 times a second):
+pages of files, where codes lie, are given back when memory is short.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -31,8 +35,10 @@ from isae.benchmarks.measure import commit, machine, versions
 from isae.errors import ConfigError, RunError, unknown_name
 from isae.train import SAE
 
-PARTS = (4, 2, 1)
-"""Sizes are the largest divided by these."""
+FACTOR = 4
+"""Each size is so many times the one before."""
+BOTH, FEATURES, READ = AXES = ("both", "features", "read")
+"""What grows: both one after the other, the features, or the rows or images that are read."""
 _POLL_SECONDS = 0.05
 
 
@@ -64,20 +70,23 @@ def bench_analysis(
     store: str | None = None,
     images: str | None = None,
     weights: str | None = None,
-    parts: Sequence[int] = PARTS,
+    axis: str = BOTH,
     most: int | None = None,
+    repeats: int = 1,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Cost and memory of analyses of a finished run at three numbers of features and of images.
 
     runs: a run, and a second one of the same store for those that compare two (another layer for
-    layers, another seed for stability), which are left out without it. most: rows or images at
-    full size (default: by analysis). Raises ConfigError for a name that is none, RunError where an
-    analysis ends badly.
+    layers, another seed for stability), which are left out without it. axis: one of AXES; most:
+    rows or images at full size (default: by analysis); repeats: times that each is run. Raises
+    ConfigError for a name that is none, RunError where an analysis ends badly.
     """
     for name in analyses:
         if name not in COSTED:
             raise unknown_name("analysis", name, tuple(COSTED))
+    if axis not in AXES:
+        raise unknown_name("axis", axis, AXES)
     if not 1 <= len(runs) <= 2:
         raise ConfigError(f"expected one run or two, found {len(runs)}; name one or two folders")
     where = _Where(store, images, weights)
@@ -90,15 +99,17 @@ def bench_analysis(
     with tempfile.TemporaryDirectory(prefix="isae-cost-") as scratch:
         for name in (name for name in analyses if name not in left_out):
             chosen = [Path(run) for run in runs[: COSTED[name].runs]]
-            for axis, size, command in _commands(name, chosen, Path(scratch), store, parts, most):
-                note(f"{name}: {size:,} {axis}")
-                found = _measured([*command, *where.options(name)])
-                rows.append({"analysis": name, "axis": axis, "size": size, **found})
+            for what, size, command in _commands(name, chosen, Path(scratch), store, axis, most):
+                note(f"{name}: {size:,} {what}")
+                tries = [_measured([*command, *where.options(name)]) for _ in range(repeats)]
+                least = {key: min(one[key] for one in tries) for key in tries[0]}
+                rows.append({"analysis": name, "axis": what, "size": size, **least})
     return {
         "command": "analysis",
         "runs": [str(run) for run in runs],
         "features": [open_run(run, store).sae.n for run in runs],
         "layer": open_run(runs[0], store).layer,
+        "repeats": repeats,
         "measured": rows,
         "growth": _growths(rows),
         "left_out": left_out,
@@ -124,11 +135,12 @@ class _Where:
         return [part for name, value in given.items() if value for part in (name, value)]
 
 
-def growth(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """The last step's cost per unit of size over the first step's; NaN where cost does not rise."""
-    first = (costs[1] - costs[0]) / (sizes[1] - sizes[0])
-    last = (costs[2] - costs[1]) / (sizes[2] - sizes[1])
-    return last / first if first > 0 else float("nan")
+def power(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """Exponent p of a cost a + b x^p at sizes of one ratio; NaN where cost does not always rise."""
+    first, last = costs[1] - costs[0], costs[2] - costs[1]
+    if first <= 0 or last <= 0:
+        return float("nan")
+    return math.log(last / first) / math.log(sizes[2] / sizes[1])
 
 
 def cut_run(run: Path, features: int, folder: Path, store: str | None = None) -> Path:
@@ -151,7 +163,7 @@ def _commands(
     runs: list[Path],
     scratch: Path,
     store: str | None,
-    parts: Sequence[int],
+    axis: str,
     most: int | None,
 ) -> Iterator[tuple[str, int, list[str]]]:
     """(what grows, its size, the command) of both axes; the full size is in both."""
@@ -160,14 +172,15 @@ def _commands(
     base = [sys.executable, "-m", "isae.analysis.cli", name]
     end = [*task.fixed, *(["--store", store] if store else [])]
     end += ["--out", str(out), "--overwrite", "--quiet", "--json"]
-    for part in parts:
+    parts = (FACTOR**2, FACTOR, 1)
+    for part in parts if axis != READ else ():
         cut = [
             cut_run(run, full // part, scratch / f"{number}-{part}" / run.name, store)
             for number, run in enumerate(runs)
         ]
         read = [task.option, str(whole)] if task.option else []
         yield "features", full // part, [*base, *map(str, cut), *read, *end]
-    for part in parts if task.option else ():
+    for part in parts if task.option and axis != FEATURES else ():
         read = [str(task.option), str(whole // part)]
         yield "images" if "images" in read[0] else "rows", whole // part, [
             *base, *map(str, runs), *read, *end,
@@ -176,14 +189,15 @@ def _commands(
 
 def _measured(command: list[str]) -> dict[str, float]:
     """Run a command -> its seconds by the clock and of processors, its peak of memory in MB."""
-    started, peak = time.monotonic(), 0.0
+    started, peak, own = time.monotonic(), 0.0, 0.0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         while True:
             done, status, used = os.wait4(process.pid, os.WNOHANG)
             if done:
                 break
-            peak = max(peak, _resident_peak(process.pid))
+            now = _resident(process.pid)
+            peak, own = max(peak, now[0]), max(own, now[1])
             time.sleep(_POLL_SECONDS)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -196,16 +210,18 @@ def _measured(command: list[str]) -> dict[str, float]:
         "seconds": round(time.monotonic() - started, 2),
         "processor_seconds": round(used.ru_utime + used.ru_stime, 2),
         "peak_mb": round(peak / 1e6, 1),
+        "own_mb": round(own / 1e6, 1),
     }
 
 
-def _resident_peak(pid: int) -> float:
+def _resident(pid: int) -> tuple[float, float]:
+    """(peak of resident bytes, those of now that are not of files); zeros of an ended process."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return 0.0
-    words = next((line.split() for line in lines if line.startswith("VmHWM:")), None)
-    return float(words[1]) * 1024 if words else 0.0
+        return 0.0, 0.0
+    words = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
+    return 1024 * float(words.get("VmHWM", 0)), 1024 * float(words.get("RssAnon", 0))
 
 
 def _growths(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -215,34 +231,41 @@ def _growths(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             (row for row in rows if (row["analysis"], row["axis"]) == (name, axis)),
             key=lambda row: int(row["size"]),
         )
-        sizes, costs, peaks = (
-            [float(row[key]) for row in mine] for key in ("size", "processor_seconds", "peak_mb")
+        sizes, costs, peaks, own = (
+            [float(row[key]) for row in mine]
+            for key in ("size", "processor_seconds", "peak_mb", "own_mb")
         )
         found.append({
             "analysis": name,
             "axis": axis,
-            "growth": growth(sizes, costs),
+            "size_ratio": sizes[-1] / sizes[0],
+            "cost_ratio": costs[-1] / costs[0],
+            "power": power(sizes, costs),
             "memory_ratio": peaks[-1] / peaks[0] if peaks[0] else float("nan"),
+            "own_memory_ratio": own[-1] / own[0] if own[0] else float("nan"),
         })  # fmt: skip
     return found
 
 
 def analysis_table(result: dict[str, Any]) -> str:
     """The table of `isae-bench analysis`, at most 80 columns."""
-    lines = [f"{'analysis':11}{'of':9}{'size':>9}{'s':>9}{'core s':>9}{'peak MB':>10}"]
+    lines = [f"{'analysis':11}{'of':9}{'size':>10}{'s':>9}{'core s':>9}{'peak MB':>9}{'own MB':>8}"]
     growths = {(row["analysis"], row["axis"]): row for row in result["growth"]}
     for row in result["measured"]:
         lines.append(
-            f"{row['analysis']:11}{row['axis']:9}{row['size']:>9,}{row['seconds']:>9.1f}"
-            f"{row['processor_seconds']:>9.1f}{row['peak_mb']:>10,.0f}"
+            f"{row['analysis']:11}{row['axis']:9}{row['size']:>10,}{row['seconds']:>9.1f}"
+            f"{row['processor_seconds']:>9.1f}{row['peak_mb']:>9,.0f}{row['own_mb']:>8,.0f}"
         )
         of_axis = [one for one in result["measured"] if one["analysis"] == row["analysis"]
                    and one["axis"] == row["axis"]]  # fmt: skip
         if row is of_axis[-1]:
             found = growths[row["analysis"], row["axis"]]
+            rises = "does not rise at each size"
+            if math.isfinite(found["power"]):
+                rises = f"as a constant and size^{found['power']:.1f}"
             lines.append(
-                f"{'':11}growth {found['growth']:.2f} (1: a line, 2: a square), "
-                f"memory x {found['memory_ratio']:.2f} over the sizes"
+                f"{'':11}size x {found['size_ratio']:.0f}: cost x {found['cost_ratio']:.2f}, "
+                f"{rises}; memory x {found['own_memory_ratio']:.2f}"
             )
     lines += [f"{name}: left out, {why}" for name, why in result["left_out"].items()]
     return "\n".join(lines)

@@ -250,9 +250,11 @@ def analysis(
     store: Annotated[str | None, typer.Option(help="Where the runs' store is now.")] = None,
     images: Annotated[str | None, typer.Option(help="Where its pictures are now.")] = None,
     weights: Annotated[str | None, typer.Option(help="Where the weights are now.")] = None,
+    axis: Annotated[str, typer.Option(help="What grows: features, read, or both.")] = "both",
     most: Annotated[
-        int | None, typer.Option(min=4, help="Rows or images at full size; default: by analysis.")
+        int | None, typer.Option(min=16, help="Rows or images at full size; default: by analysis.")
     ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the least counts.")] = 1,
     out: OutOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -266,7 +268,9 @@ def analysis(
         store=store,
         images=images,
         weights=weights,
+        axis=axis,
         most=most,
+        repeats=repeats,
         note=reporter(quiet).say,
     )
     _end(measured, out, as_json, lambda: analysis_table(measured))

@@ -3,8 +3,8 @@
 A loop is an ordinary typed function under `@compiled`. It may call other compiled
 functions, of other files too, and use `prange`, which this module replaces by numba's when it
 compiles. Compiled code is kept in numba's cache (beside the file, or in the user's cache folder
-where that cannot be written; NUMBA_CACHE_DIR moves it), keyed by processor and by the text of every
-file that it came from.
+where that cannot be written; NUMBA_CACHE_DIR moves it), keyed by processor, by the text of every
+file that it came from and by the constants that it names.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Compiled(Generic[P, R]):
             return cast(R, dispatcher(*args, **kwargs))
 
     def _files(self, seen: set[int]) -> set[str]:
-        """Files of this function and of all that it calls."""
+        """Files of this function and of all that it calls, and the constants that it names."""
         seen.add(id(self))
         source: Any = self.function
         files = {source.__code__.co_filename}
@@ -71,6 +71,8 @@ class Compiled(Generic[P, R]):
             called = source.__globals__.get(name)
             if isinstance(called, Compiled) and id(called) not in seen:
                 files |= called._files(seen)
+            elif isinstance(called, int | float | str):  # may be of another file
+                files.add(f"{name} = {called!r}")
         return files
 
     def _compile(self) -> Any:

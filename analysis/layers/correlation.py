@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isae.analysis import code_loops
+from isae.analysis import code_loops, correlation_loops
 from isae.analysis.arrays import F64, I32, I64, Bools
 from isae.analysis.codes import Codes
 from isae.analysis.layers.agreement import central
@@ -132,7 +132,7 @@ def top_correlations(
     r_NK = np.full((one.features, keep), -2.0)
     feature_NK = np.full((one.features, keep), -1, dtype=np.int32)
     columns = one.columns
-    code_loops.top_correlations(
+    correlation_loops.top_correlations(
         columns.first_M, columns.place_T, columns.value_T, other_P,
         two.start_Q, two.feature_E, two.value_E,
         mine.count, mine.mean_N, mine.deviation_N, theirs.mean_N, theirs.deviation_N,

@@ -96,3 +96,19 @@ take = Instructions[[int], int](_emit_take, "int64", ["int64"])
 
 What each thread does is then not known before; what is computed must not depend on it.
 """
+
+
+def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    e = Emitter(builder)
+    byte = e.ir.IntType(8)
+    words = [e.word(0), e.word(3), e.word(1)]  # a read, to be kept in all caches, of data
+    kinds = [byte.as_pointer(), *(word.type for word in words)]
+    ask = builder.module.declare_intrinsic(
+        "llvm.prefetch", kinds[:1], e.ir.FunctionType(e.ir.VoidType(), kinds)
+    )
+    builder.call(ask, [e.at(arguments[0], 0, byte), *words])
+    return arguments[0]
+
+
+prefetch = Instructions[[int], int](_emit_prefetch, "int64", ["int64"])
+"""Ask for the cache line at an address, which need not be one that can be read; -> the address."""

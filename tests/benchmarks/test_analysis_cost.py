@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from isae.benchmarks import analysis_cost
-from isae.benchmarks.analysis_cost import analysis_table, bench_analysis, cut_run, growth
+from isae.benchmarks.analysis_cost import analysis_table, bench_analysis, cut_run, power
 from isae.errors import ConfigError, RunError, UnknownNameError
 from isae.store import BuildConfig, build_store, open_store
 from isae.train import SAE
@@ -43,11 +43,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_growth_is_one_for_a_line_and_two_for_a_square() -> None:
-    sizes = np.array([100.0, 200.0, 400.0])
-    assert growth(sizes, 7 + 0.3 * sizes) == pytest.approx(1)
-    assert growth(sizes, 7 + 0.3 * sizes**2) == pytest.approx(2)
-    assert np.isnan(growth(sizes, [3.0, 3.0, 3.0]))
+@pytest.mark.parametrize("exponent", [0.5, 1, 2])
+def test_the_power_is_that_of_the_part_that_grows(exponent: float) -> None:
+    sizes = np.array([100.0, 400.0, 1600.0])
+    assert power(sizes, 7 + 0.3 * sizes**exponent) == pytest.approx(exponent)
+
+
+@pytest.mark.parametrize("costs", [(3.0, 3.0, 3.0), (3.0, 2.0, 5.0), (3.0, 4.0, 4.0)])
+def test_no_power_where_cost_does_not_rise(costs: tuple[float, ...]) -> None:
+    assert np.isnan(power([100, 400, 1600], costs))
 
 
 def test_a_cut_run_encodes_with_its_first_features(run: Path, tmp_path: Path) -> None:
@@ -68,7 +72,7 @@ def test_processor_time_and_memory_are_the_childs() -> None:
     busy += "while t() < e: pass"
     found = analysis_cost._measured([sys.executable, "-c", busy])
     assert 0.4 <= found["processor_seconds"] < 5
-    assert 200 < found["peak_mb"] < 400
+    assert 200 < found["own_mb"] <= found["peak_mb"] < 400
 
 
 def test_an_analysis_is_measured_at_three_sizes_of_both(
@@ -78,18 +82,24 @@ def test_an_analysis_is_measured_at_three_sizes_of_both(
 
     def measured(command: list[str]) -> dict[str, float]:
         asked.append(command)
-        return {"seconds": 1.0, "processor_seconds": float(len(asked)), "peak_mb": 10.0}
+        return {
+            "seconds": 1.0,
+            "processor_seconds": float(len(asked)),
+            "peak_mb": 9.0,
+            "own_mb": 8.0,
+        }
 
     monkeypatch.setattr(analysis_cost, "_measured", measured)
-    result = bench_analysis([run], analyses=("branches", "tuning", "layers"), most=16)
+    result = bench_analysis([run], analyses=("branches", "tuning", "layers"), most=64, repeats=2)
     sizes = [(row["analysis"], row["axis"], row["size"]) for row in result["measured"]]
     assert sizes == [
-        *(("branches", "features", n) for n in (6, 12, 24)),
-        *(("branches", "rows", n) for n in (4, 8, 16)),
-        *(("tuning", "features", n) for n in (6, 12, 24)),
+        *(("branches", "features", n) for n in (1, 6, 24)),
+        *(("branches", "rows", n) for n in (4, 16, 64)),
+        *(("tuning", "features", n) for n in (1, 6, 24)),
     ]
-    assert "--max-rows" in asked[3]
-    assert asked[3][asked[3].index("--max-rows") + 1] == "4"
+    assert len(asked) == 2 * len(sizes)
+    assert [row["processor_seconds"] for row in result["measured"]] == list(range(1, 19, 2))
+    assert asked[6][asked[6].index("--max-rows") + 1] == "4"
     outs = {command[3]: command[command.index("--out") + 1] for command in asked}
     assert len(set(outs.values())) == 2  # an analysis does not write over another's folder
     assert list(result["left_out"]) == ["layers"]
@@ -103,6 +113,8 @@ def test_what_ends_badly_is_told_with_the_command(run: Path) -> None:
         bench_analysis([])
     with pytest.raises(UnknownNameError, match="nonsense"):
         bench_analysis([run], analyses=("nonsense",))
+    with pytest.raises(UnknownNameError, match="width"):
+        bench_analysis([run], axis="width")
     words = "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"
     with pytest.raises(RunError, match="exit code 3: no such thing"):
         analysis_cost._measured([sys.executable, "-c", words, "x"])

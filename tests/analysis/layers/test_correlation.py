@@ -72,6 +72,35 @@ def test_the_best_partners_are_those_of_the_dense_matrix() -> None:
             assert both[forth.feature_NK[i, j], i] == forth.r_NK[i, j]
 
 
+@pytest.mark.parametrize("keep", [1, 3, 400])
+def test_rare_features_get_the_same_partners(keep: int) -> None:
+    # Most features meet few of 400 others: those alone are looked at, unless more are to be kept.
+    rng, place_P3 = np.random.default_rng(3), places_of(IMAGES, GRID)
+    chances = [np.where(np.arange(n) % 7 == 0, 0.2, 0.012) for n in (60, 400)]
+    a_PN, b_PO = (
+        np.where(rng.random((len(place_P3), len(p_N))) < p_N, 0.5 + rng.random(len(p_N)), 0)
+        for p_N in chances
+    )
+    b_PO[:, 30] = b_PO[:, 20]
+    one, two = (codes_from_dense(x.astype(np.float32), place_P3, GRID) for x in (a_PN, b_PO))
+    wanted_N, wanted_O = (np.arange(n) % 11 > 0 for n in (60, 400))
+    together_I = identity(IMAGES, np.ones(IMAGES, dtype=bool))
+    tops = top_correlations(one, two, together_I, keep, wanted_N, wanted_O)
+    r_NO = dense_r(a_PN.astype(np.float32), b_PO.astype(np.float32))
+    r_NO = np.where(np.isfinite(r_NO) & wanted_N[:, None] & wanted_O, r_NO, -2)
+    products_N = (a_PN > 0).T.astype(int) @ (b_PO > 0).sum(axis=1)
+    rare_N = (4 * products_N < 400) & (products_N > 0) & wanted_N
+    assert 10 < rare_N.sum() < 50
+    np.testing.assert_allclose(tops.r_NK, -np.sort(-r_NO, axis=1)[:, :keep], atol=1e-12)
+    for i, k in np.argwhere(tops.feature_NK >= 0):
+        assert r_NO[i, tops.feature_NK[i, k]] == pytest.approx(tops.r_NK[i, k], abs=1e-12)
+    for row in tops.feature_NK:
+        assert len(set(row[row >= 0])) == (row >= 0).sum()
+        assert 30 not in row or 20 in row
+    if keep == 400:
+        assert (tops.r_NK[rare_N] < 0).any()
+
+
 def test_a_feature_is_not_its_own_partner_within_a_layer() -> None:
     rng, place_P3 = np.random.default_rng(1), places_of(IMAGES, GRID)
     a_PN = sparse(rng, len(place_P3), 6)
