@@ -52,7 +52,8 @@ def read_rows(
     """
     if span[1] <= span[0]:
         raise DataError(f"expected rows of '{layer}' in {span}, found none; build a larger store")
-    pieces: list[tuple[F32, F32, I64, I64]] = []
+    rows: RealRows | None = None
+    start = 0
     with (
         torch.inference_mode(),
         reporter.task(span[1] - span[0], f"{layer}: real rows", "rows") as meter,
@@ -60,19 +61,31 @@ def read_rows(
         for x_BC, place_B3 in row_batches(store, layer, [span], _BATCH):
             x = torch.from_numpy(np.ascontiguousarray(x_BC, dtype=np.float32))
             value_BK, index_BK = (part.cpu().numpy() for part in sae.encode(x.to(device)))
-            image_B = place_B3[:, 0].astype(np.int64)
-            value_BK = value_BK.astype(np.float32)
-            pieces.append((x.numpy(), value_BK, index_BK.astype(np.int64), image_B))
+            if rows is None:
+                rows = _room(span[1] - span[0], x_BC.shape[1], value_BK.shape[1], sae.n)
+            here = slice(start, start + len(x_BC))
+            rows.x_RC[here], rows.image_R[here] = x.numpy(), place_B3[:, 0]
+            rows.value_RK[here], rows.index_RK[here] = value_BK, index_BK
+            start += len(x_BC)
             meter.advance(len(x_BC))
-    x_RC, value_RK, index_RK, image_R = (
-        np.concatenate([one[number] for one in pieces]) for number in range(4)
-    )
-    if not np.isfinite(value_RK).all():
+    if rows is None or start < len(rows):
+        raise DataError(f"expected rows {span} of '{layer}', found {start}; build the store again")
+    if not np.isfinite(rows.value_RK).all():
         raise DataError(
             f"expected finite codes, found NaN or infinity on rows of '{layer}'; the store or the "
             "SAE is damaged: run isae-store verify and check the training"
         )
-    return RealRows(x_RC, value_RK, index_RK, image_R, sae.n)
+    return rows
+
+
+def _room(rows: int, channels: int, k: int, n: int) -> RealRows:
+    return RealRows(
+        x_RC=np.empty((rows, channels), np.float32),
+        value_RK=np.empty((rows, k), np.float32),
+        index_RK=np.empty((rows, k), np.int64),
+        image_R=np.empty(rows, np.int64),
+        n=n,
+    )
 
 
 def feature_scale(rows: RealRows, quantile: float) -> tuple[I64, F64]:
@@ -84,11 +97,16 @@ def feature_scale(rows: RealRows, quantile: float) -> tuple[I64, F64]:
 
 def neuron_scale(rows: RealRows, quantile: float) -> tuple[I64, F64]:
     """(rows on which each neuron is above 0 [C], the quantile of its values there [C])."""
-    row_E, channel_E = np.nonzero(rows.x_RC > 0)
-    value_E = rows.x_RC[row_E, channel_E].astype(np.float64)
-    channels = rows.x_RC.shape[1]
-    fires_C = np.bincount(channel_E, minlength=channels)
-    return fires_C, grouped_quantile(channel_E, value_E, channels, quantile)
+    found = [_column_scale(x_R, quantile) for x_R in rows.x_RC.T]
+    fires_C, scale_C = (np.array(one) for one in zip(*found, strict=True))
+    return fires_C, scale_C
+
+
+def _column_scale(x_R: F32, quantile: float) -> tuple[int, float]:
+    # A channel at a time: the numbers above 0 of all channels would take 16 times their memory.
+    value_E = x_R[x_R > 0].astype(np.float64)
+    one_group = np.zeros(len(value_E), np.int64)
+    return len(value_E), float(grouped_quantile(one_group, value_E, 1, quantile)[0])
 
 
 def grouped_quantile(group_E: I64, value_E: F64, groups: int, quantile: float) -> F64:
