@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
-from isae.store import BuildConfig, build_store, plan, verify_store
+from isae.store import BuildConfig, Store, build_store, open_store, plan, verify_store
+from isae.store.import_arrays import import_arrays
+from isae.store.import_config import ImportConfig
+from isae.store.places import Place, open_place
+from isae.store.repair import repair_store
 
 SMALL = {
     "images": "synthetic:26",
@@ -89,6 +94,77 @@ def check_resumed() -> Callable[[BuildConfig, str], None]:
         assert build_store(config, resume=True)["content_id"] == content_id
         assert verify_store(config.out) == []
         assert not (Path(config.out) / "work").exists()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def take_in() -> Callable[..., Store]:
+    """take_in(source, out, **options): import arrays of other tools; the new store, verified."""
+
+    def take(source: Path, out: Path, **options: Any) -> Store:
+        options = {"format": "npy", "layer": "cache", **options}
+        import_arrays(ImportConfig(source=str(source), out=str(out), **options))
+        assert verify_store(out) == []
+        return open_store(out)
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def by_place() -> Callable[[Store, str], tuple[np.ndarray, np.ndarray]]:
+    """by_place(store, layer): places in order, and the rows there."""
+
+    def sort(store: Store, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        places = store.positions(layer)[:]
+        order = np.lexsort(places.T[::-1])
+        return places[order], store.activations(layer)[:][order]
+
+    return sort
+
+
+@pytest.fixture(scope="session")
+def damage() -> Callable[[Place, str, str], None]:
+    """damage(place, key, how): flip a bit of a file, cut its last byte off, empty or remove it."""
+
+    def harm(place: Place, key: str, how: str) -> None:
+        if how == "remove":
+            place.delete(key)
+            return
+        data = bytearray(place.read(key))
+        if how == "flip":
+            data[len(data) // 3] ^= 16
+        else:
+            del data[{"cut": -1, "empty": 0}[how] :]
+        place.write(key, bytes(data))
+
+    return harm
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Place], dict[str, bytes]]:
+    """contents(place): the bytes of every file there."""
+
+    def read(place: Place) -> dict[str, bytes]:
+        listed = place.keys()
+        return {key: place.read(key) for key, _ in listed}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def check_repaired(
+    contents: Callable[[Place], dict[str, bytes]],
+) -> Callable[[str | Path, dict[str, bytes], set[str]], None]:
+    """The damage is found by verify, and repaired: every byte of the store is as before."""
+
+    def check(where: str | Path, whole: dict[str, bytes], damaged: set[str]) -> None:
+        assert verify_store(where) != []
+        done = repair_store(where)
+        assert set(done.broken) == damaged
+        assert sorted(done.repaired) == sorted(damaged)
+        assert contents(open_place(where)) == whole
+        assert verify_store(where) == []
 
     return check
 

@@ -71,15 +71,10 @@ def merged(halves: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return open_store(out)
 
 
-def by_place(store: Store, layer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Places in order, and the rows there."""
-    places = store.positions(layer)[:]
-    order = np.lexsort(places.T[::-1])
-    return places[order], store.activations(layer)[:][order]
-
-
 def test_the_merge_of_halves_has_the_rows_of_the_whole(
-    halves: dict[str, Path], merged: Store
+    halves: dict[str, Path],
+    merged: Store,
+    by_place: Callable[[Store, str], tuple[np.ndarray, np.ndarray]],
 ) -> None:
     whole = open_store(halves["whole"])
     for layer in whole.layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +52,7 @@ def stored(folder: Path, pictures: str, name: str, **options: Any) -> Store:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, save_run: Callable[..., Path]) -> Path:
     """A run whose features are the classes' mean rows, one twice, noise, and a dead one."""
     folder = tmp_path_factory.mktemp("label")
     photos(folder / "photos", CLASSES)
@@ -67,11 +67,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     W /= np.linalg.norm(W, axis=1, keepdims=True)
     bias = np.zeros(len(W), dtype=np.float32)
     bias[-1] = -1e6
-    SAE(*(torch.from_numpy(one) for one in (W, bias, W.copy(), mean)), K).save(
-        folder / "run" / "sae" / LAYER
-    )
-    content = {"store_content_id": store.manifest["content_id"]}
-    config = {"store": str(store.path), "layer": LAYER} | content
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    (folder / "run" / "summary.json").write_text(json.dumps(content))
-    return folder / "run"
+    sae = SAE(*(torch.from_numpy(one) for one in (W, bias, W.copy(), mean)), K)
+    return save_run(folder, store, LAYER, sae)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ LAYER, N, K, DEAD, SIZE = "mixed3a", 160, 4, 4, 40
 QUICK = VisualiseConfig(visualise=3, steps=3, batch_size=2)
 
 
-def make_run(folder: Path, weights: str) -> Path:
+def make_run(folder: Path, weights: str, save_run: Callable[..., Path]) -> Path:
     """A finished run's folder around an SAE with random rows and dead features."""
     build_store(
         BuildConfig(
@@ -51,19 +52,13 @@ def make_run(folder: Path, weights: str) -> Path:
     bias = np.zeros(N, dtype=np.float32)
     bias[-DEAD:] = -1e6
     mean_C = store.statistics(LAYER).mean_C.astype(np.float32)
-    SAE(*(torch.from_numpy(part) for part in (W, bias, W.copy(), mean_C)), K).save(
-        folder / "run" / "sae" / LAYER
-    )
-    content = {"store_content_id": store.manifest["content_id"]}
-    config = {"store": str(store.path), "layer": LAYER} | content
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    (folder / "run" / "summary.json").write_text(json.dumps(content))
-    return folder / "run"
+    sae = SAE(*(torch.from_numpy(part) for part in (W, bias, W.copy(), mean_C)), K)
+    return save_run(folder, store, LAYER, sae)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("visualise"), "default")
+def run(tmp_path_factory: pytest.TempPathFactory, save_run: Callable[..., Path]) -> Path:
+    return make_run(tmp_path_factory.mktemp("visualise"), "default", save_run)
 
 
 @pytest.fixture(scope="module")
@@ -269,9 +264,9 @@ def test_other_settings_make_a_picture_anew_and_a_set_is_made_whole(
 
 
 def test_an_untrained_network_of_its_own_store_and_a_folder_of_another_dictionary(
-    run: Path, printed: dict, tmp_path: Path
+    run: Path, printed: dict, tmp_path: Path, save_run: Callable[..., Path]
 ) -> None:
-    untrained = make_run(tmp_path, "random:0")
+    untrained = make_run(tmp_path, "random:0", save_run)
     out = tmp_path / "out"
     options = VisualiseConfig(visualise=1, kind=("feature", "neuron"), steps=2, colours="plain")
     summary = analyze_visualise(untrained, out=out, config=options)
