@@ -3,8 +3,10 @@
 Codes are given as in `isae.analysis.code_loops`. A feature's products with the other layer's
 features are summed in float64 over places in rising order, one feature at a time, so that threads
 do not change a bit of them. Then the sums are looked through: all of them, or, for a feature with
-few products, those alone that it met. Either way costs at most FEW times the products, whatever the
-number of features, and keeps the same partners: features that never meet have r < 0.
+few products, those alone that it met. Either way keeps the same partners, since features that never
+meet have r < 0, and costs at most FEW times the products, whatever the number of features; but
+where fewer partners with r of at least 0 were met than are to be kept, all features are looked
+through.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ _LINE = 16
 """Entries of 4 bytes in a cache line of 64."""
 
 Mine = tuple[int, float, float, float]
-"""What a sum is made a correlation with: places, mean, deviation; the feature's own number, or -1
-where it is of another layer than its partners."""
+"""Of the feature at hand: its number, or -1 where it is of another layer than its partners; places,
+mean, deviation."""
 Theirs = tuple[F64, F64, Bools]
 """Mean, deviation, and whether it takes part, of each possible partner [O]."""
 
@@ -80,6 +82,9 @@ def _ask_for_codes(features_at: int, values_at: int, begin: int, end: int) -> No
     for e in range(begin, end, _LINE):
         prefetch(features_at + 4 * e)
         prefetch(values_at + 4 * e)
+    # Entries seldom begin where a cache line does.
+    prefetch(features_at + 4 * (end - 1))
+    prefetch(values_at + 4 * (end - 1))
 
 
 @compiled()

@@ -2,16 +2,20 @@
 
 An analysis runs as its command does, in a process of its own, at three sizes (a sixteenth, a
 quarter and all) of the features (an SAE's first rows: the same k, so the same active codes a row)
-and of what it reads (rows or images). For sizes x, f x and f^2 x and costs t1, t2, t3,
+and of what it reads (rows or images, at most those of training that the store has). It reads copies
+of the runs, which hold no analysis that it could take numbers from instead of reading rows. It runs
+once at the smallest size before anything counts: what is compiled or read for the first time is no
+part of the smallest cost. For sizes x, f x and f^2 x and costs t1, t2, t3,
 
     power = log_f [(t3 - t2) / (t2 - t1)]
 
 is p where cost is a + b x^p: 1 for a constant plus a line, 2 for a square. It says nothing where
-the constant is most of the cost: t3 / t1 is reported beside it. Costs are seconds of processor
-time, user and system, of all threads: other work on the machine does not add to them as it does to
-the clock's; of several repeats the least counts. Memory is the system's peak of resident bytes
-(VmHWM), and the part of it that is not of mapped files (RssAnon, looked at 20 times a second):
-pages of files, where codes lie, are given back when memory is short.
+the constant is most of the cost, and is not given where the first step adds less than a tenth;
+t3 / t1 is given beside it. Costs are seconds of processor time, user and system, of all threads, of
+the cheapest of the repeats: other work on the machine does not add its own time, though it can slow
+down this one's. Memory is that of the process, the most of the repeats: the system's peak of
+resident bytes (VmHWM), and the part of it that is not of files (RssAnon, looked at 20 times a
+second): pages of files, where codes lie, are given back when memory is short.
 """
 
 from __future__ import annotations
@@ -35,8 +39,10 @@ from isae.benchmarks.measure import commit, machine, versions
 from isae.errors import ConfigError, RunError, unknown_name
 from isae.train import SAE
 
-FACTOR = 4
-"""Each size is so many times the one before."""
+FACTOR, SIZES = 4, 3
+"""Each of so many sizes is so many times the one before."""
+LEAST_STEP = 0.1
+"""Part of the smallest cost that the first step must add for `power` to say something."""
 BOTH, FEATURES, READ = AXES = ("both", "features", "read")
 """What grows: both one after the other, the features, or the rows or images that are read."""
 _POLL_SECONDS = 0.05
@@ -90,20 +96,18 @@ def bench_analysis(
     if not 1 <= len(runs) <= 2:
         raise ConfigError(f"expected one run or two, found {len(runs)}; name one or two folders")
     where = _Where(store, images, weights)
-    left_out = {
-        name: f"compares {COSTED[name].runs} runs, given {len(runs)}"
-        for name in analyses
-        if COSTED[name].runs > len(runs)
-    }
+    left_out = _left_out(analyses, len(runs), axis)
     rows = []
     with tempfile.TemporaryDirectory(prefix="isae-cost-") as scratch:
         for name in (name for name in analyses if name not in left_out):
             chosen = [Path(run) for run in runs[: COSTED[name].runs]]
-            for what, size, command in _commands(name, chosen, Path(scratch), store, axis, most):
+            tasks = list(_commands(name, chosen, Path(scratch), store, axis, most))
+            note(f"{name}: once before it counts")
+            _measured([*tasks[0][2], *where.options(name)])
+            for what, size, command in tasks:
                 note(f"{name}: {size:,} {what}")
                 tries = [_measured([*command, *where.options(name)]) for _ in range(repeats)]
-                least = {key: min(one[key] for one in tries) for key in tries[0]}
-                rows.append({"analysis": name, "axis": what, "size": size, **least})
+                rows.append({"analysis": name, "axis": what, "size": size, **_best(tries)})
     return {
         "command": "analysis",
         "runs": [str(run) for run in runs],
@@ -135,10 +139,28 @@ class _Where:
         return [part for name, value in given.items() if value for part in (name, value)]
 
 
+def _left_out(analyses: Sequence[str], runs: int, axis: str) -> dict[str, str]:
+    """Analyses that are not measured, and why."""
+    found = {}
+    for name in analyses:
+        if COSTED[name].runs > runs:
+            found[name] = f"compares {COSTED[name].runs} runs, given {runs}"
+        elif axis == READ and COSTED[name].option is None:
+            found[name] = "reads no rows"
+    return found
+
+
+def _best(tries: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The cheapest repeat's times, the most memory of all."""
+    cheapest = min(tries, key=lambda one: one["processor_seconds"])
+    memory = {key: max(one[key] for one in tries) for key in ("peak_mb", "own_mb")}
+    return {**cheapest, **memory}
+
+
 def power(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """Exponent p of a cost a + b x^p at sizes of one ratio; NaN where cost does not always rise."""
+    """Exponent p of a cost a + b x^p at sizes of one ratio; NaN where it hardly rises."""
     first, last = costs[1] - costs[0], costs[2] - costs[1]
-    if first <= 0 or last <= 0:
+    if first <= LEAST_STEP * costs[0] or last <= 0:
         return float("nan")
     return math.log(last / first) / math.log(sizes[2] / sizes[1])
 
@@ -168,23 +190,43 @@ def _commands(
 ) -> Iterator[tuple[str, int, list[str]]]:
     """(what grows, its size, the command) of both axes; the full size is in both."""
     task, out = COSTED[name], scratch / "out" / name
-    full, whole = open_run(runs[0], store).sae.n, most or task.most
+    opened = [open_run(run, store) for run in runs]
+    features = [_sizes(one.sae.n, one.sae.k, "features") for one in opened]
+    what = "images" if task.option == "--max-images" else "rows"
+    read = [0] * SIZES
+    if task.option:
+        there = opened[0].stored.train_rows
+        if what == "images":
+            there = opened[0].store.images.column("split").to_pylist().count("train")
+        read = _sizes(min(most or task.most, there), 1, what)
     base = [sys.executable, "-m", "isae.analysis.cli", name]
     end = [*task.fixed, *(["--store", store] if store else [])]
     end += ["--out", str(out), "--overwrite", "--quiet", "--json"]
-    parts = (FACTOR**2, FACTOR, 1)
-    for part in parts if axis != READ else ():
-        cut = [
-            cut_run(run, full // part, scratch / f"{number}-{part}" / run.name, store)
-            for number, run in enumerate(runs)
-        ]
-        read = [task.option, str(whole)] if task.option else []
-        yield "features", full // part, [*base, *map(str, cut), *read, *end]
-    for part in parts if task.option and axis != FEATURES else ():
-        read = [str(task.option), str(whole // part)]
-        yield "images" if "images" in read[0] else "rows", whole // part, [
-            *base, *map(str, runs), *read, *end,
-        ]  # fmt: skip
+
+    def command(size: int, reads: int) -> list[str]:
+        folders = [scratch / f"{number}-{size}" / run.name for number, run in enumerate(runs)]
+        for folder, run, counts in zip(folders, runs, features, strict=True):
+            if not folder.exists():
+                cut_run(run, counts[size], folder, store)
+        asked = [task.option, str(read[reads])] if task.option else []
+        return [*base, *map(str, folders), *asked, *end]
+
+    whole = SIZES - 1
+    for size in range(SIZES) if axis != READ else ():
+        yield "features", features[0][size], command(size, whole)
+    for size in range(SIZES) if task.option and axis != FEATURES else ():
+        yield what, read[size], command(whole, size)
+
+
+def _sizes(most: int, least: int, what: str) -> list[int]:
+    """Sizes in the ratio of FACTOR, the last one `most` or a little below."""
+    smallest = most // FACTOR ** (SIZES - 1)
+    if smallest < max(least, 1):
+        raise ConfigError(
+            f"expected at least {max(least, 1) * FACTOR ** (SIZES - 1)} {what}, so that a "
+            f"sixteenth is enough for k active ones, found {most}; take a larger run or store"
+        )
+    return [smallest * FACTOR**step for step in range(SIZES)]
 
 
 def _measured(command: list[str]) -> dict[str, float]:
@@ -260,12 +302,12 @@ def analysis_table(result: dict[str, Any]) -> str:
                    and one["axis"] == row["axis"]]  # fmt: skip
         if row is of_axis[-1]:
             found = growths[row["analysis"], row["axis"]]
-            rises = "does not rise at each size"
+            rises = "mostly a constant"
             if math.isfinite(found["power"]):
                 rises = f"as a constant and size^{found['power']:.1f}"
             lines.append(
                 f"{'':11}size x {found['size_ratio']:.0f}: cost x {found['cost_ratio']:.2f}, "
-                f"{rises}; memory x {found['own_memory_ratio']:.2f}"
+                f"{rises}; own memory x {found['own_memory_ratio']:.2f}"
             )
     lines += [f"{name}: left out, {why}" for name, why in result["left_out"].items()]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+import numpy as np
 import torch
 
 P = ParamSpec("P")
@@ -63,17 +64,31 @@ class Compiled(Generic[P, R]):
             return cast(R, dispatcher(*args, **kwargs))
 
     def _files(self, seen: set[int]) -> set[str]:
-        """Files of this function and of all that it calls, and the constants that it names."""
+        """Files of this function and of all that it calls."""
+        files = {cast(Any, self.function).__code__.co_filename}
+        for one in self._called(seen):
+            files |= one._files(seen)
+        return files
+
+    def _constants(self, seen: set[int]) -> set[str]:
+        """Numbers, texts and tuples that this function and all that it calls name, as text."""
+        source: Any = self.function
+        named = {name: source.__globals__.get(name) for name in source.__code__.co_names}
+        found = {
+            f"{source.__module__}.{name} = {value!r}"
+            for name, value in named.items()
+            if isinstance(value, int | float | str | tuple | np.generic)
+        }
+        for one in self._called(seen):
+            found |= one._constants(seen)
+        return found
+
+    def _called(self, seen: set[int]) -> list[Compiled[Any, Any]]:
+        """Compiled functions that this one calls, but for those in `seen`; adds itself there."""
         seen.add(id(self))
         source: Any = self.function
-        files = {source.__code__.co_filename}
-        for name in source.__code__.co_names:
-            called = source.__globals__.get(name)
-            if isinstance(called, Compiled) and id(called) not in seen:
-                files |= called._files(seen)
-            elif isinstance(called, int | float | str):  # may be of another file
-                files.add(f"{name} = {called!r}")
-        return files
+        named = (source.__globals__.get(name) for name in source.__code__.co_names)
+        return [one for one in named if isinstance(one, Compiled) and id(one) not in seen]
 
     def _compile(self) -> Any:
         import numba
@@ -88,7 +103,9 @@ class Compiled(Generic[P, R]):
             source.__code__, scope, source.__name__, source.__defaults__, source.__closure__
         )
         # numba looks at this file alone; what is called from others is compiled into the same code.
-        function.__qualname__ = f"{source.__qualname__}_{_digest(self._files(set()))}"
+        function.__qualname__ = (
+            f"{source.__qualname__}_{_digest(self._files(set()), self._constants(set()))}"
+        )
         function.__module__ = source.__module__
         options = {
             "parallel": self.parallel,
@@ -112,8 +129,8 @@ def compiled(
     return lambda function: Compiled(function, parallel, fastmath, nogil)
 
 
-def _digest(files: set[str]) -> str:
-    digest = hashlib.sha256()
+def _digest(files: set[str], constants: set[str]) -> str:
+    digest = hashlib.sha256("\n".join(sorted(constants)).encode())
     for file in sorted(files):
         digest.update(Path(file).read_bytes() if Path(file).is_file() else file.encode())
     return digest.hexdigest()[:16]

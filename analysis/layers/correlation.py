@@ -10,9 +10,11 @@ Only the K best partners of each feature are kept. One feature's N2 sums are hel
 (in each parallel part), so the N1 x N2 matrix is never in memory, and sums are float64: the same
 bits whatever the threads, and r of (i, j) the same bits from both sides.
 
-Cost of all pairs: sum over places of K1 K2 products (K active entries a place), plus N1 N2 to look
-through the sums; twice, once from each side. Linear in places (images); in features through N1 N2
-alone. Memory beside the codes: 8 N2 bytes a part, 8 bytes a place, 12 bytes a kept partner.
+Cost of all pairs: sum over places of K1 K2 products (K active entries a place), and for each
+feature a look through min(N2, 4 products) sums, or N2 where it meets fewer than K others with r >=
+0; twice, once from each side. Linear in places (images), and in features with the active entries of
+a place. Memory beside the codes, in each part at work: 8 N2 bytes, and 8 for each place of the
+feature at hand; 8 bytes a place, 12 bytes a kept partner.
 
 Places of one image are not independent: intervals resample images (`score`).
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 from isae.compiled import Compiled
+from isae.kernels.cpu import selection
 from isae.kernels.cpu.selection import LANES
 
 P = ParamSpec("P")
@@ -28,8 +29,8 @@ class Instructions(Compiled[P, R]):
         self.emit, self.result, self.arguments = emit, result, arguments
 
     def _files(self, seen: set[int]) -> set[str]:
-        # `emit` names no class of this file that could be followed.
-        return super()._files(seen) | {__file__}
+        # `emit` names classes of this file, and they LANES: neither can be followed.
+        return super()._files(seen) | {__file__, str(selection.__file__)}
 
     def _compile(self) -> Any:
         from numba import types

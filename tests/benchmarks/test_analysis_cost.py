@@ -18,7 +18,7 @@ from isae.errors import ConfigError, RunError, UnknownNameError
 from isae.store import BuildConfig, build_store, open_store
 from isae.train import SAE
 
-LAYER, N, K = "mixed3a", 24, 4
+LAYER, N, K = "mixed3a", 72, 4
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,10 @@ def test_the_power_is_that_of_the_part_that_grows(exponent: float) -> None:
     assert power(sizes, 7 + 0.3 * sizes**exponent) == pytest.approx(exponent)
 
 
-@pytest.mark.parametrize("costs", [(3.0, 3.0, 3.0), (3.0, 2.0, 5.0), (3.0, 4.0, 4.0)])
-def test_no_power_where_cost_does_not_rise(costs: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    "costs", [(3.0, 3.0, 3.0), (3.0, 2.0, 5.0), (3.0, 4.0, 4.0), (30.0, 31.0, 60.0)]
+)
+def test_no_power_where_cost_hardly_rises(costs: tuple[float, ...]) -> None:
     assert np.isnan(power([100, 400, 1600], costs))
 
 
@@ -75,37 +77,62 @@ def test_processor_time_and_memory_are_the_childs() -> None:
     assert 200 < found["own_mb"] <= found["peak_mb"] < 400
 
 
-def test_an_analysis_is_measured_at_three_sizes_of_both(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[str]] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that were to be measured: every second one is cheaper and takes more memory."""
+    commands: list[list[str]] = []
 
     def measured(command: list[str]) -> dict[str, float]:
-        asked.append(command)
-        return {
-            "seconds": 1.0,
-            "processor_seconds": float(len(asked)),
-            "peak_mb": 9.0,
-            "own_mb": 8.0,
-        }
+        commands.append(command)
+        cost, number = 100.0 + len(commands), float(len(commands))
+        if len(commands) % 2:
+            cost -= 50
+        return {"seconds": cost, "processor_seconds": cost, "peak_mb": number, "own_mb": number}
 
     monkeypatch.setattr(analysis_cost, "_measured", measured)
-    result = bench_analysis([run], analyses=("branches", "tuning", "layers"), most=64, repeats=2)
+    return commands
+
+
+def test_an_analysis_is_measured_at_three_sizes_of_both(run: Path, asked: list[list[str]]) -> None:
+    names = ("branches", "tuning", "layers")
+    result = bench_analysis([run], analyses=names, most=64, repeats=2)
     sizes = [(row["analysis"], row["axis"], row["size"]) for row in result["measured"]]
     assert sizes == [
-        *(("branches", "features", n) for n in (1, 6, 24)),
+        *(("branches", "features", n) for n in (4, 16, 64)),
         *(("branches", "rows", n) for n in (4, 16, 64)),
-        *(("tuning", "features", n) for n in (1, 6, 24)),
+        *(("tuning", "features", n) for n in (4, 16, 64)),
     ]
-    assert len(asked) == 2 * len(sizes)
-    assert [row["processor_seconds"] for row in result["measured"]] == list(range(1, 19, 2))
-    assert asked[6][asked[6].index("--max-rows") + 1] == "4"
+    assert len(asked) == 1 + 2 * 6 + 1 + 2 * 3  # each analysis once before it counts
+    rows = [
+        command[command.index("--max-rows") + 1] for command in asked if "--max-rows" in command
+    ]
+    assert rows == [*["64"] * 7, "4", "4", "16", "16", "64", "64"]
+    # An original run may hold analyses that numbers would be taken from.
+    assert not any(str(run) in command for command in asked)
+    first = result["measured"][0]
+    assert (first["processor_seconds"], first["seconds"]) == (53.0, 53.0)  # the second of 2, 3
+    assert (first["peak_mb"], first["own_mb"]) == (3.0, 3.0)
+    second = result["measured"][6]  # of 15 and 16 the cheaper, and the memory of the other
+    assert (second["processor_seconds"], second["own_mb"]) == (65.0, 16.0)
     outs = {command[3]: command[command.index("--out") + 1] for command in asked}
     assert len(set(outs.values())) == 2  # an analysis does not write over another's folder
     assert list(result["left_out"]) == ["layers"]
     text = analysis_table(result)
     assert max(map(len, text.splitlines())) <= 80
     assert "layers: left out" in text
+
+
+@pytest.mark.parametrize(("axis", "wanted"), [("features", {"features"}), ("read", {"rows"})])
+def test_one_axis_alone(run: Path, asked: list[list[str]], axis: str, wanted: set[str]) -> None:
+    result = bench_analysis([run], analyses=("branches", "tuning"), axis=axis)
+    assert {row["axis"] for row in result["measured"]} == wanted
+    assert list(result["left_out"]) == (["tuning"] if axis == "read" else [])
+
+
+def test_sizes_are_those_that_are_there(run: Path, asked: list[list[str]]) -> None:
+    there = open_store(json.loads((run / "config.json").read_text())["store"]).layers[LAYER]
+    result = bench_analysis([run], analyses=("branches",), axis="read", most=10**9)
+    assert result["measured"][-1]["size"] == there.train_rows // 16 * 16
 
 
 def test_what_ends_badly_is_told_with_the_command(run: Path) -> None:
@@ -115,6 +142,8 @@ def test_what_ends_badly_is_told_with_the_command(run: Path) -> None:
         bench_analysis([run], analyses=("nonsense",))
     with pytest.raises(UnknownNameError, match="width"):
         bench_analysis([run], axis="width")
+    with pytest.raises(ConfigError, match="at least 16 rows"):
+        bench_analysis([run], analyses=("branches",), most=15)
     words = "import sys; print('no such thing', file=sys.stderr); sys.exit(3)"
     with pytest.raises(RunError, match="exit code 3: no such thing"):
         analysis_cost._measured([sys.executable, "-c", words, "x"])

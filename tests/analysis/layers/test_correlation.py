@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +98,52 @@ def test_rare_features_get_the_same_partners(keep: int) -> None:
         assert r_NO[i, tops.feature_NK[i, k]] == pytest.approx(tops.r_NK[i, k], abs=1e-12)
     for row in tops.feature_NK:
         assert len(set(row[row >= 0])) == (row >= 0).sum()
-        assert 30 not in row or 20 in row
+        assert 30 not in row or list(row).index(20) < list(row).index(30)
     if keep == 400:
         assert (tops.r_NK[rare_N] < 0).any()
+
+
+def in_other_form(codes: Codes, silent: int) -> Codes:
+    """The same codes: each place's entries turned round, and `silent` entries of 0 behind them."""
+    feature_E, value_E, start = [], [], [0]
+    for begin, end in pairwise(codes.start_Q.tolist()):
+        turned = slice(begin, end)
+        feature_E += [*codes.feature_E[turned][::-1], *(np.arange(silent) % codes.features)]
+        value_E += [*codes.value_E[turned][::-1], *np.zeros(silent)]
+        start.append(len(feature_E))
+    return replace(
+        codes,
+        start_Q=np.array(start, np.int64),
+        feature_E=np.array(feature_E, np.int32),
+        value_E=np.array(value_E, np.float32),
+    )
+
+
+@pytest.mark.parametrize("keep", [1, 3, 150])
+@pytest.mark.parametrize("same_layer", [False, True])
+def test_looking_at_all_sums_gives_the_same_bits(keep: int, same_layer: bool) -> None:
+    # Silent entries count as products, so that no feature seems rare; they change no sum.
+    rng, place_P3 = np.random.default_rng(5), places_of(IMAGES, GRID)
+    a_PN = rng.integers(1, 3, (len(place_P3), 150)) * (rng.random((len(place_P3), 150)) < 0.015)
+    a_PN[:, 100] = a_PN[:, 7]
+    one = codes_from_dense(a_PN.astype(np.float32), place_P3, GRID)
+    few, many = in_other_form(one, 0), in_other_form(one, 600)
+    order = rng.permutation(150)
+    b_PN = a_PN[:, order]
+    two = one if same_layer else codes_from_dense(b_PN.astype(np.float32), place_P3, GRID)
+    image_I = identity(IMAGES, np.arange(IMAGES) % 5 > 0)
+    wanted_N = np.arange(150) % 11 > 0
+    pairs = [(few, few), (many, many)] if same_layer else [
+        (few, in_other_form(two, 0)), (many, in_other_form(two, 600))]  # fmt: skip
+    rare, common = (
+        top_correlations(*pair, image_I, keep, wanted_N, wanted_N, same_layer=same_layer)
+        for pair in pairs
+    )
+    np.testing.assert_array_equal(rare.r_NK, common.r_NK)
+    np.testing.assert_array_equal(rare.feature_NK, common.feature_NK)
+    for row, r in zip(rare.feature_NK, rare.r_NK, strict=True):
+        kept = np.flatnonzero(row >= 0)
+        assert (np.lexsort((row[kept], -r[kept])) == np.arange(len(kept))).all()  # ties: the lower
 
 
 def test_a_feature_is_not_its_own_partner_within_a_layer() -> None:
