@@ -9,7 +9,8 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 from isae import kernels
 from isae.benchmarks import cli, peers, step_check
 from isae.benchmarks.measure import QUICK
+from isae.benchmarks.peers import fastest
 from isae.benchmarks.tables import training_table
 from isae.benchmarks.training import Ours, bench_training
 from isae.benchmarks.workloads import find_workload
@@ -79,6 +81,29 @@ def test_trainers_take_turns_in_their_fastest_dtype() -> None:
         assert row["held_out_fvu"] > 0
     assert ours["ours_times_faster"] == 1
     assert plain["ours_times_faster"] == pytest.approx(ours["rows_per_s"] / plain["rows_per_s"])
+
+
+def test_a_disturbance_does_not_choose_the_dtype() -> None:
+    class Peer:
+        dtypes = ("float32", "bfloat16", "broken")
+
+        def __init__(self, job: Any, dtype: str) -> None:
+            if dtype == "broken":
+                raise TypeError(dtype)
+            self.dtype = dtype
+
+        def step(self, x_BD: torch.Tensor) -> str:
+            return self.dtype
+
+    spans = {"float32": iter([0.6] * 9), "bfloat16": iter([0.8, 0.9, 0.41, 0.4, 0.7, 0.7])}
+    trainer, trials = fastest(
+        Peer,
+        cast(Any, SimpleNamespace(device=CPU)),
+        torch.zeros(1),
+        lambda call: next(spans[str(call())]),
+    )
+    assert trainer.dtype == "bfloat16"
+    assert trials == {"float32": 0.6, "bfloat16": 0.4, "broken": "TypeError: broken"}
 
 
 def test_quality_is_compared_with_every_peer() -> None:
