@@ -31,6 +31,10 @@ TINY = 1e-30
 """Moments below this become 0: they are far below eps, and as denormal numbers they are slow."""
 
 
+SMALL = 65536
+"""Numbers that one thread updates alone."""
+
+
 @dataclass(frozen=True)
 class Adam:
     """Adam's constants.
@@ -93,7 +97,9 @@ def adam_update(
         _update_reference(flat, numbers, project, renormalise)
         return
     w_ND, g_ND, m_ND, v_ND = (tensor.numpy() for tensor in flat)
-    _update_rows(w_ND, g_ND, m_ND, v_ND, numbers.astype(w_ND.dtype), project, renormalise)
+    # Waking threads takes longer than a small update does.
+    update = _update_rows if w_ND.size > SMALL else _update_few_rows
+    update(w_ND, g_ND, m_ND, v_ND, numbers.astype(w_ND.dtype), project, renormalise)
 
 
 def _update_reference(
@@ -148,8 +154,7 @@ def adam_row(
         w_D[c] -= size * m / (np.sqrt(v) * root + eps)
 
 
-@compiled(parallel=True)
-def _update_rows(
+def _rows_loop(
     w_ND: Array,
     g_ND: Array,
     m_ND: Array,
@@ -174,3 +179,6 @@ def _update_rows(
                 factor = one / np.sqrt(square)
                 for c in range(w_D.shape[0]):
                     w_D[c] *= factor
+
+
+_update_rows, _update_few_rows = compiled(parallel=True)(_rows_loop), compiled()(_rows_loop)

@@ -13,6 +13,7 @@ import torch
 
 from isae.compiled import compiled, prange
 from isae.kernels.checks import check_tensor
+from isae.kernels.cpu.instructions import take
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]
@@ -41,14 +42,20 @@ def column_sums(
     if chosen == "reference":
         x64_BD, weight_B1 = x_BD.detach().double(), weight_B.detach().double()[:, None]
         return (weight_B1 * x64_BD).sum(0), (weight_B1 * x64_BD.square()).sum(0)
-    rows = max(ROWS, -(-x_BD.shape[0] // MOST_PARTS))
-    parts = -(-x_BD.shape[0] // rows)
+    (rows, parts), workers = part_rows(x_BD.shape[0]), torch.get_num_threads()
     # By NumPy: threads of torch spin on after filling or adding, beside the loops that follow.
     sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    _sum_parts(x, weight, rows, sums_P2D)
+    not_centred = x[:0, 0], x[:0]
+    sum_parts(x, weight, rows, *not_centred, np.zeros(1, np.int64), workers, sums_P2D)
     sums_2D = torch.from_numpy(sums_P2D.sum(0))
     return sums_2D[0], sums_2D[1]
+
+
+def part_rows(rows: int) -> tuple[int, int]:
+    """(rows of a partial sum, partial sums)."""
+    each = max(ROWS, -(-rows // MOST_PARTS))
+    return each, -(-rows // each)
 
 
 @compiled()
@@ -61,7 +68,24 @@ def _add_row(x_D: Array, weight: float, sums_D: Array, squares_D: Array) -> None
 
 
 @compiled(parallel=True)
-def _sum_parts(x_BD: Array, weight_B: Array, rows: int, sums_P2D: Array) -> None:
-    for part in prange(sums_P2D.shape[0]):
-        for r in range(part * rows, min(part * rows + rows, x_BD.shape[0])):
-            _add_row(x_BD[r], np.float64(weight_B[r]), sums_P2D[part, 0], sums_P2D[part, 1])
+def sum_parts(
+    x_BD: Array,
+    weight_B: Array,
+    rows: int,
+    b_D: Array,
+    centred_BD: Array,
+    counter: Array,
+    workers: int,
+    sums_P2D: Array,
+) -> None:
+    """Partial sums of w x and w x^2; on the way x - b too, unless that has no rows."""
+    parts, centred = sums_P2D.shape[0], centred_BD.shape[0] > 0
+    # Parts are taken, not dealt out: threads that sleep take a while to wake.
+    for _ in prange(workers):
+        part = take(counter.ctypes.data)
+        while part < parts:
+            for r in range(part * rows, min(part * rows + rows, x_BD.shape[0])):
+                _add_row(x_BD[r], np.float64(weight_B[r]), sums_P2D[part, 0], sums_P2D[part, 1])
+                if centred:
+                    np.subtract(x_BD[r], b_D, centred_BD[r])
+            part = take(counter.ctypes.data)

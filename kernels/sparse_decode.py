@@ -18,11 +18,11 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from isae.compiled import SUMS, compiled, prange
-from isae.kernels.adam_update import products
 from isae.kernels.checks import check_indices, check_tensor
 from isae.kernels.cpu.instructions import take
+from isae.kernels.cpu.scattered_rows import TOGETHER, add_rows, list_rows, row_products
 from isae.kernels.dispatch import choose_kernel
-from isae.kernels.sparse_outer import group_by_latent, sparse_outer
+from isae.kernels.sparse_outer import PARTS, group_by_latent, sparse_outer
 
 Array = npt.NDArray[Any]
 
@@ -157,7 +157,8 @@ def decode_cpu(
 ) -> torch.Tensor:
     """The compiled path (no checks, no gradients)."""
     x_hat_BD = torch.empty(values_BK.shape[0], W_ND.shape[1], dtype=values_BK.dtype)
-    _decode_rows(*_arrays(values_BK, indices_BK, W_ND, b_D, x_hat_BD))
+    arrays: list[Any] = [*_arrays(values_BK, indices_BK, W_ND, b_D, x_hat_BD), PARTS]
+    _decode_rows(*arrays)
     return x_hat_BD
 
 
@@ -171,7 +172,8 @@ def _row_products(
 
         return row_products_triton(g_BD, indices_BK, W_ND)
     out_BK = torch.empty(indices_BK.shape, dtype=g_BD.dtype)
-    _product_rows(*_arrays(g_BD, indices_BK, W_ND, out_BK))
+    arrays: list[Any] = [*_arrays(g_BD, indices_BK, W_ND, out_BK), PARTS]
+    _product_rows(*arrays)
     return out_BK
 
 
@@ -197,23 +199,6 @@ def _check(
 
 
 @compiled(fastmath=SUMS)
-def _decode_row(values_K: Array, indices_K: Array, W_ND: Array, out_D: Array) -> None:
-    # Four rows at a time: out_D is then loaded and stored a quarter as often.
-    k, d = values_K.shape[0], out_D.shape[0]
-    whole = k - k % 4
-    for j in range(0, whole, 4):
-        v0, v1, v2, v3 = values_K[j], values_K[j + 1], values_K[j + 2], values_K[j + 3]
-        w0, w1 = W_ND[indices_K[j]], W_ND[indices_K[j + 1]]
-        w2, w3 = W_ND[indices_K[j + 2]], W_ND[indices_K[j + 3]]
-        for c in range(d):
-            out_D[c] += (v0 * w0[c] + v1 * w1[c]) + (v2 * w2[c] + v3 * w3[c])
-    for j in range(whole, k):
-        value, w = values_K[j], W_ND[indices_K[j]]
-        for c in range(d):
-            out_D[c] += value * w[c]
-
-
-@compiled(fastmath=SUMS)
 def _weighted_error(r_D: Array, x_D: Array, weight: float) -> float:
     square = 0.0
     for c in range(r_D.shape[0]):
@@ -223,20 +208,42 @@ def _weighted_error(r_D: Array, x_D: Array, weight: float) -> float:
     return square
 
 
+@compiled()
+def _room(values_BK: Array) -> tuple[Array, Array]:
+    """Addresses of a row's decoder rows, twice, and factors, both with what fills up lists."""
+    filled = values_BK.shape[1] + TOGETHER
+    return np.empty(2 * filled + TOGETHER, np.int64), np.zeros(filled, values_BK.dtype)
+
+
+@compiled()
+def _list_active(W_ND: Array, indices_BK: Array, b: int, at: Array, start: int) -> int:
+    """List the decoder rows of row b -> their end, behind which stand some of row b + 1."""
+    rows, k = indices_BK.shape
+    end = list_rows(W_ND, indices_BK[b], k, at, start)
+    list_rows(W_ND, indices_BK[min(b + 1, rows - 1)], min(k, TOGETHER), at, end)
+    return end
+
+
 @compiled(parallel=True)
 def _decode_rows(
-    values_BK: Array, indices_BK: Array, W_ND: Array, b_D: Array, out_BD: Array
+    values_BK: Array, indices_BK: Array, W_ND: Array, b_D: Array, out_BD: Array, parts: int
 ) -> None:
-    for r in prange(values_BK.shape[0]):
-        out_BD[r] = b_D
-        _decode_row(values_BK[r], indices_BK[r], W_ND, out_BD[r])
+    rows, k = values_BK.shape
+    for part in prange(parts):
+        at, factors = _room(values_BK)
+        for b in range(rows * part // parts, rows * (part + 1) // parts):
+            out_BD[b], factors[:k] = b_D, values_BK[b]
+            add_rows(factors, at, _list_active(W_ND, indices_BK, b, at, 0), out_BD[b])
 
 
 @compiled(parallel=True)
-def _product_rows(g_BD: Array, indices_BK: Array, W_ND: Array, out_BK: Array) -> None:
-    for r in prange(indices_BK.shape[0]):
-        for j in range(indices_BK.shape[1]):
-            out_BK[r, j] = products(g_BD[r], W_ND[indices_BK[r, j]])
+def _product_rows(g_BD: Array, indices_BK: Array, W_ND: Array, out_BK: Array, parts: int) -> None:
+    rows, k = indices_BK.shape
+    for part in prange(parts):
+        at, products = _room(out_BK)
+        for b in range(rows * part // parts, rows * (part + 1) // parts):
+            row_products(g_BD[b], at, _list_active(W_ND, indices_BK, b, at, 0), products)
+            out_BK[b] = products[:k]
 
 
 @compiled(parallel=True)
@@ -254,18 +261,19 @@ def _decode_residual_rows(
     workers: int,
     taken: int,
 ) -> None:
+    rows, k = values_BK.shape
     # Rows are taken, not dealt out: a thread that is held up leaves more to the others.
     for _ in prange(workers):
+        (at, factors), products = _room(values_BK), np.empty(k + TOGETHER, g_BK.dtype)
         first = taken * take(counter.ctypes.data)
-        while first < values_BK.shape[0]:
-            for r in range(first, min(first + taken, values_BK.shape[0])):
-                r_D = r_BD[r]
-                r_D[:] = b_D
-                _decode_row(values_BK[r], indices_BK[r], W_ND, r_D)
-                squares_B[r] = _weighted_error(r_D, x_BD[r], weight_B[r])
-                for j in range(values_BK.shape[1]):
-                    if values_BK[r, j] > 0:
-                        g_BK[r, j] = products(r_D, W_ND[indices_BK[r, j]])
-                    else:
-                        g_BK[r, j] = 0
+        while first < rows:
+            for b in range(first, min(first + taken, rows)):
+                r_BD[b], factors[:k] = b_D, values_BK[b]
+                end = list_rows(W_ND, indices_BK[b], k, at, 0)
+                _list_active(W_ND, indices_BK, b, at, end)
+                add_rows(factors, at, end, r_BD[b])
+                squares_B[b] = _weighted_error(r_BD[b], x_BD[b], weight_B[b])
+                row_products(r_BD[b], at[end:], end, products)
+                for j in range(k):
+                    g_BK[b, j] = products[j] if values_BK[b, j] > 0 else 0
             first = taken * take(counter.ctypes.data)

@@ -14,17 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
-from isae.compiled import SUMS, compiled, prange
+from isae.compiled import compiled, prange
 from isae.errors import KernelError
 from isae.kernels.checks import check_indices, check_tensor
+from isae.kernels.cpu.scattered_rows import TOGETHER, add_rows, list_rows
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]
 PARTS = 64
 """Ranges of latents with about equal work, so that a few hot latents do not idle a thread."""
+PIECE = 64
+"""Pairs whose rows are listed at once; a multiple of TOGETHER."""
 
 
 @dataclass(frozen=True)
@@ -177,22 +181,15 @@ def part_bound(offsets_N1: Array, part: int, parts: int) -> int:
     return low
 
 
-@compiled(fastmath=SUMS)
-def sum_group(pairs_G: Array, coefficients: Array, y_BD: Array, k: int, out_D: Array) -> None:
-    """Out += sum of coefficients * y[row] over pairs."""
-    # Four rows at a time: out_D is then loaded and stored a quarter as often.
-    count, d = pairs_G.shape[0], out_D.shape[0]
-    whole = count - count % 4
-    for j in range(0, whole, 4):
-        p0, p1, p2, p3 = pairs_G[j], pairs_G[j + 1], pairs_G[j + 2], pairs_G[j + 3]
-        a0, a1, a2, a3 = coefficients[p0], coefficients[p1], coefficients[p2], coefficients[p3]
-        y0, y1, y2, y3 = y_BD[p0 // k], y_BD[p1 // k], y_BD[p2 // k], y_BD[p3 // k]
-        for c in range(d):
-            out_D[c] += (a0 * y0[c] + a1 * y1[c]) + (a2 * y2[c] + a3 * y3[c])
-    for j in range(whole, count):
-        a, y_D = coefficients[pairs_G[j]], y_BD[pairs_G[j] // k]
-        for c in range(d):
-            out_D[c] += a * y_D[c]
+@compiled()
+def take_pairs(
+    pairs_P: Array, first: int, count: int, k: int, coefficients: Array, rows: Array, factors: Array
+) -> None:
+    """Rows and coefficients of some pairs, at most PIECE; the other factors become 0."""
+    for j in range(count):
+        pair = pairs_P[first + j]
+        rows[j], factors[j] = pair // k, coefficients[pair]
+    factors[count:] = 0
 
 
 @compiled(parallel=True)
@@ -207,10 +204,17 @@ def _outer_parts(
     out_ND: Array,
 ) -> None:
     for part in prange(parts):
-        first = part_bound(offsets_N1, part, parts)
-        last = part_bound(offsets_N1, part + 1, parts)
-        for latent in range(first, last):
+        at, rows = np.empty(PIECE + TOGETHER, np.int64), np.empty(PIECE, np.int64)
+        factors = np.empty(PIECE, y_BD.dtype)
+        for latent in range(
+            part_bound(offsets_N1, part, parts), part_bound(offsets_N1, part + 1, parts)
+        ):
             if not accumulate:
                 out_ND[latent] = 0
-            pairs_G = pairs_P[offsets_N1[latent] : offsets_N1[latent + 1]]
-            sum_group(pairs_G, coefficients, y_BD, k, out_ND[latent])
+            stop = offsets_N1[latent + 1]
+            for first in range(offsets_N1[latent], stop, PIECE):
+                count = min(PIECE, stop - first)
+                take_pairs(pairs_P, first, count, k, coefficients, rows, factors)
+                end = list_rows(y_BD, rows, count, at, 0)
+                at[end : end + TOGETHER] = at[0]
+                add_rows(factors, at, end, out_ND[latent])

@@ -60,14 +60,14 @@ class FusedStepper:
         # Where AuxK wants them, the dead latents' number must be known here: the device is waited
         # for at the start of a step, when it is idle anyway.
         dead_Q = dead_N.nonzero()[:, 0] if plan.k_aux else None
-        sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
-        if plan.kernel == "cpu" and not bool(sumsq_D.isfinite().all()):
-            # On a device nobody waits for this: there the loss tells, after the update.
-            check_finite("x", x_BD)
         if plan.kernel == "cpu":
-            centred_BD = centre_rows(x_BD, b_dec_D)
+            centred_BD, sums_D, sumsq_D = centre_rows(x_BD, b_dec_D)
+            if not bool(sumsq_D.isfinite().all()):
+                # On a device nobody waits for this: there the loss tells, after the update.
+                check_finite("x", x_BD)
         else:
             centred_BD = (x_BD - b_dec_D).to(self.dtype)
+            sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
         values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
         weight_B = row_weights(plan, x_BD)
         operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)

@@ -1,32 +1,28 @@
-"""Rows minus a vector, on the threads of the compiled loops.
+"""Rows minus a vector and the rows' column sums, in one pass on the threads of compiled loops.
 
 A parallel operation of torch leaves its threads spinning for a while, on the very processors that
-the loops after it need.
+the loops after it need. Waking threads costs as much as a small loop, so these two are one.
 
-Shapes: B rows, D channels.
+Shapes: B rows, D channels, P partial sums.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from isae.compiled import compiled, prange
-
-Array = npt.NDArray[Any]
+from isae.kernels.column_sums import part_rows, sum_parts
 
 
-def centre_rows(x_BD: torch.Tensor, b_D: torch.Tensor) -> torch.Tensor:
-    """X - b as a new contiguous [B, D]."""
+def centre_rows(
+    x_BD: torch.Tensor, b_D: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(x - b as a new contiguous [B, D], sums of x and of x^2 as `column_sums` gives them)."""
+    rows, parts = part_rows(x_BD.shape[0])
     out_BD = torch.empty(x_BD.shape, dtype=x_BD.dtype)
-    _subtract(x_BD.contiguous().numpy(), b_D.numpy(), out_BD.numpy())
-    return out_BD
-
-
-@compiled(parallel=True)
-def _subtract(x_BD: Array, b_D: Array, out_BD: Array) -> None:
-    for r in prange(x_BD.shape[0]):
-        np.subtract(x_BD[r], b_D, out_BD[r])
+    sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
+    ones_B = np.ones(x_BD.shape[0], out_BD.numpy().dtype)
+    centring = b_D.numpy(), out_BD.numpy(), np.zeros(1, np.int64), torch.get_num_threads()
+    sum_parts(x_BD.contiguous().numpy(), ones_B, rows, *centring, sums_P2D)
+    sums_2D = torch.from_numpy(sums_P2D.sum(0))
+    return out_BD, sums_2D[0], sums_2D[1]

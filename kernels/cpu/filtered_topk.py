@@ -24,11 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from isae.compiled import SUMS, compiled, prange
-from isae.kernels.cpu.instructions import take
+from isae.compiled import compiled, prange
+from isae.kernels.cpu.instructions import prefetch, take
 from isae.kernels.cpu.int8_tile import MOST_CHANNELS, TILE_ROWS, has_int8_tile, score_panel
+from isae.kernels.cpu.ranks import MOST_RANKED, rank_k_largest
 from isae.kernels.cpu.reached import lowest_bit, reached_32
-from isae.kernels.cpu.rounding import pack, round_rows, slack_of
+from isae.kernels.cpu.rounding import pack_and_round, slack_of
+from isae.kernels.cpu.scattered_rows import TOGETHER, list_rows, row_products
 from isae.kernels.cpu.selection import BLOCK, BLOCKS_PER_K, LANES, keep_k_largest, lower_bound
 
 Array = npt.NDArray[Any]
@@ -57,7 +59,7 @@ def filtered_topk(
     """ReLU of the k largest of x W^T + b per row, sorted, or None if numbers are too large."""
     x, w, b = (tensor.detach().contiguous().numpy() for tensor in (x_BD, W_ND, b_N))
     slack = slack_of(x.shape[1])
-    packed, rounded = pack(w, b, slack), round_rows(x, slack)
+    packed, rounded = pack_and_round(w, b, x)
     largest_bias = np.abs(b).max()
     if not (packed.largest * rounded.largest < LARGEST and largest_bias < LARGEST):
         return None
@@ -75,35 +77,16 @@ def filtered_topk(
     return torch.from_numpy(values_BK), torch.from_numpy(indices_BK)
 
 
-@compiled(fastmath=SUMS)
-def _four_dots(x_D: Array, w0_D: Array, w1_D: Array, w2_D: Array, w3_D: Array) -> Any:
-    # Four at once: cache lines of all four rows are on their way at the same time. The sums are
-    # alike, so equal rows give equal values wherever they stand.
-    zero = x_D.dtype.type(0)
-    d0, d1, d2, d3 = zero, zero, zero, zero
-    for c in range(x_D.shape[0]):
-        x = x_D[c]
-        d0 += x * w0_D[c]
-        d1 += x * w1_D[c]
-        d2 += x * w2_D[c]
-        d3 += x * w3_D[c]
-    return d0, d1, d2, d3
-
-
 @compiled()
 def _compute(
-    x_D: Array, w_ND: Array, bias_N: Array, indices: Array, count: int, out: Array
+    x_D: Array, w_ND: Array, bias_N: Array, indices: Array, count: int, at: Array, out: Array
 ) -> None:
-    for c in range(0, count, 4):
-        last = count - 1
-        n0, n1 = indices[c], indices[min(c + 1, last)]
-        n2, n3 = indices[min(c + 2, last)], indices[min(c + 3, last)]
-        d0, d1, d2, d3 = _four_dots(x_D, w_ND[n0], w_ND[n1], w_ND[n2], w_ND[n3])
-        # Falling, so that what the last index was repeated for is overwritten by itself.
-        out[min(c + 3, last)] = d3 + bias_N[n3]
-        out[min(c + 2, last)] = d2 + bias_N[n2]
-        out[min(c + 1, last)] = d1 + bias_N[n1]
-        out[c] = d0 + bias_N[n0]
+    end = list_rows(w_ND, indices, count, at, 0)
+    for j in range(end, end + TOGETHER):
+        at[j] = at[end - 1]
+    row_products(x_D, at, end, out)
+    for j in range(count):
+        out[j] += bias_N[indices[j]]
 
 
 @compiled()
@@ -136,6 +119,13 @@ def _candidates(
     for m in range(blocks):
         widths_M[m] = norm * largest_2M[0, m] + error * largest_2M[1, m] + bias_slack
         upper_M[m] = maxima_M[m] + widths_M[m]
+    for first in range(0, blocks, BLOCK):
+        above = reached_32(upper_M.ctypes.data + 4 * first, 0.0, bound)
+        while above != 0:
+            m = first + lowest_bit(above)
+            above &= above - 1
+            prefetch(scores_N.ctypes.data + 4 * BLOCK * m)
+            prefetch(scores_N.ctypes.data + 4 * BLOCK * m + 64)
     for first in range(0, blocks, BLOCK):
         above = reached_32(upper_M.ctypes.data + 4 * first, 0.0, bound)
         while above != 0:
@@ -185,6 +175,7 @@ def _exact_topk(
     row: tuple[Any, Any, Any],
     scores_N: Array,
     maxima_M: Array,
+    at: Array,
     exact: Array,
     chosen: Array,
     widths_M: Array,
@@ -199,7 +190,7 @@ def _exact_topk(
     # What the best of the k best blocks reach, the k-th largest of all reaches too.
     bound = lower_bound(maxima_M, k)
     count = _best_of_blocks(scores_N, maxima_M, bound, chosen)
-    _compute(x_D, w_ND, bias_N, chosen, count, exact)
+    _compute(x_D, w_ND, bias_N, chosen, count, at, exact)
     least = lower_bound(exact[:count], k)
     for c in range(count):
         scores_N[chosen[c]] = -np.inf  # known: no candidate any more
@@ -216,10 +207,13 @@ def _exact_topk(
         upper_M,
         chosen[kept:],
     )
-    _compute(x_D, w_ND, bias_N, chosen[kept:], count, exact[kept:])
+    _compute(x_D, w_ND, bias_N, chosen[kept:], count, at, exact[kept:])
     more = _keep_reaching(exact[kept:], chosen[kept:], count, least)
-    _merge(exact, chosen, kept, kept + more, found, places)
-    keep_k_largest(found[: kept + more], places[: kept + more], values_K, indices_K)
+    if kept + more <= MOST_RANKED:
+        rank_k_largest(exact, chosen, kept + more, values_K, indices_K)
+    else:
+        _merge(exact, chosen, kept, kept + more, found, places)
+        keep_k_largest(found[: kept + more], places[: kept + more], values_K, indices_K)
     for j in range(k):
         values_K[j] = max(values_K[j], values_K.dtype.type(0))
 
@@ -249,7 +243,8 @@ def _topk_chunks(
         skip = (-room.ctypes.data % 64) // 4
         scores_CN = room[skip : skip + chunk * n].reshape(chunk, n)
         maxima_CM = np.empty((chunk, m), np.float32)
-        exact, chosen = np.empty(n + 1, np.float32), np.empty(n + 1, np.int64)
+        exact, chosen = np.empty(n + LANES, np.float32), np.empty(n + 1, np.int64)
+        at = np.empty(n + 2 * TOGETHER, np.int64)
         found, places = np.empty(n, np.float32), np.empty(n, np.int64)
         widths_M = np.empty(m, np.float32)
         # As many as masks are made of: what is behind the last block reaches nothing.
@@ -279,6 +274,7 @@ def _topk_chunks(
                     (numbers_B4[b, 2], numbers_B4[b, 3], bias_slack),
                     scores_CN[c],
                     maxima_CM[c, :blocks],
+                    at,
                     exact,
                     chosen,
                     widths_M,

@@ -68,12 +68,27 @@ class Emitter:
         """A number in all lanes."""
         nothing = self.ir.Constant(kind, self.ir.Undefined)
         first = self.builder.insert_element(nothing, value, self.word(0))
-        lanes = self.ir.Constant(self.words_t, [0] * LANES)
+        words = self.ir.VectorType(self.word, kind.count)
+        lanes = self.ir.Constant(words, [0] * kind.count)
         return self.builder.shuffle_vector(first, nothing, lanes)
 
     def larger(self, a: Any, b: Any) -> Any:
         """Lane by lane."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def prefetch(self, base: Any, offset: Any) -> None:
+        """Ask for the cache line there."""
+        byte = self.ir.IntType(8)
+        words = [
+            self.word(0),
+            self.word(3),
+            self.word(1),
+        ]  # a read, to be kept in all caches, of data
+        kinds = [byte.as_pointer(), *(word.type for word in words)]
+        ask = self.builder.module.declare_intrinsic(
+            "llvm.prefetch", kinds[:1], self.ir.FunctionType(self.ir.VoidType(), kinds)
+        )
+        self.builder.call(ask, [self.at(base, offset, byte), *words])
 
     def largest(self, vector: Any) -> Any:
         """Of all lanes."""
@@ -101,13 +116,7 @@ What each thread does is then not known before; what is computed must not depend
 
 def _emit_prefetch(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     e = Emitter(builder)
-    byte = e.ir.IntType(8)
-    words = [e.word(0), e.word(3), e.word(1)]  # a read, to be kept in all caches, of data
-    kinds = [byte.as_pointer(), *(word.type for word in words)]
-    ask = builder.module.declare_intrinsic(
-        "llvm.prefetch", kinds[:1], e.ir.FunctionType(e.ir.VoidType(), kinds)
-    )
-    builder.call(ask, [e.at(arguments[0], 0, byte), *words])
+    e.prefetch(arguments[0], 0)
     return arguments[0]
 
 

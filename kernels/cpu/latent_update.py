@@ -19,8 +19,15 @@ import torch
 from isae.compiled import SUMS, compiled, prange
 from isae.kernels.adam_update import TINY, adam_row, products
 from isae.kernels.cpu.instructions import take
+from isae.kernels.cpu.scattered_rows import (
+    TOGETHER,
+    add_rows,
+    list_rows,
+    prefetch_row,
+    row_address,
+)
 from isae.kernels.cpu.selection import add
-from isae.kernels.sparse_outer import PARTS, LatentGroups, part_bound, sum_group
+from isae.kernels.sparse_outer import PARTS, PIECE, LatentGroups, part_bound, take_pairs
 
 Array = npt.NDArray[Any]
 Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -120,6 +127,30 @@ def _update_row(row: tuple[Array, Array, Array], g_D: Array, numbers: Array, uni
             _scale(w_D, one / np.sqrt(square))
 
 
+@compiled()
+def _sum_latent(
+    start: int,
+    stop: int,
+    pairs_P: Array,
+    k: int,
+    batch: tuple[Array, Array, Array, Array],
+    room: tuple[Array, Array, Array],
+    g_enc_D: Array,
+    g_dec_D: Array,
+) -> None:
+    # Room: addresses, of which the last are what is read next; rows and factors of a piece.
+    g_values, values, x_BD, r_BD = batch
+    at, rows, factors = room
+    for first in range(start, stop, PIECE):
+        count = min(PIECE, stop - first)
+        take_pairs(pairs_P, first, count, k, g_values, rows, factors)
+        end = list_rows(x_BD, rows, count, at, 0)
+        at[list_rows(r_BD, rows, count, at, end) :][:TOGETHER] = at[-TOGETHER:]
+        add_rows(factors, at, end, g_enc_D)
+        take_pairs(pairs_P, first, count, k, values, rows, factors)
+        add_rows(factors, at[end:], end, g_dec_D)
+
+
 @compiled(parallel=True)
 def _update_parts(
     offsets_N1: Array,
@@ -146,16 +177,24 @@ def _update_parts(
     for _ in prange(workers):
         g_enc_D, g_dec_D = np.empty(d, x_BD.dtype), np.empty(d, x_BD.dtype)
         g_b = np.empty(1, x_BD.dtype)
+        at = np.empty(2 * PIECE + 2 * TOGETHER, np.int64)
+        room = at, np.empty(PIECE, np.int64), np.empty(PIECE, x_BD.dtype)
+        batch = g_values, values, x_BD, r_BD
         part = take(counter.ctypes.data)
         while part < parts:
             for n in range(
                 part_bound(offsets_N1, part, parts), part_bound(offsets_N1, part + 1, parts)
             ):
                 g_enc_D[:], g_dec_D[:] = zero, zero
-                pairs_G = pairs_P[offsets_N1[n] : offsets_N1[n + 1]]
-                sum_group(pairs_G, g_values, x_BD, k, g_enc_D)
-                sum_group(pairs_G, values, r_BD, k, g_dec_D)
-                g_b[0] = _sum_numbers(pairs_G, g_values)
+                start, stop = offsets_N1[n], offsets_N1[n + 1]
+                # While one thing is computed, what is read after it is on its way.
+                for i in range(3):
+                    at[i - TOGETHER] = row_address(enc[i], n)
+                at[-1] = row_address(dec[0], n)
+                _sum_latent(start, stop, pairs_P, k, batch, room, g_enc_D, g_dec_D)
+                prefetch_row(dec[1], n)
+                prefetch_row(dec[2], n)
+                g_b[0] = _sum_numbers(pairs_P[start:stop], g_values)
                 q = aux[0][n]
                 if q >= 0:
                     add(g_enc_D, aux[1][q])
@@ -167,6 +206,8 @@ def _update_parts(
                     add(g_dec_D, g_enc_D)
                 else:
                     _update_row((enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False)
+                for pair in pairs_P[stop : stop + TOGETHER]:
+                    prefetch_row(x_BD, pair // k)
                 _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit)
                 adam_row(
                     bias[0][n : n + 1],

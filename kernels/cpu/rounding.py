@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from isae.compiled import SUMS, compiled, prange
+from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.int8_tile import PANEL, TILE_ROWS, aligned
 from isae.kernels.cpu.selection import BLOCK
 
@@ -31,6 +33,8 @@ SIZE_BITS = np.int32(0x7FFFFFFF)
 """All bits of a float32 but its sign."""
 FLOOR = 1e-17
 """Added to norms: squares of numbers below 1e-19 are lost in float32."""
+TAKEN = 64
+"""Rows that a thread takes at once."""
 
 
 class Packed(NamedTuple):
@@ -68,26 +72,24 @@ def slack_of(d: int) -> np.float32:
     return np.float32((d + 16) * 2.0**-23)
 
 
-def pack(w_ND: Array, b_N: Array, slack: np.float32) -> Packed:
-    """Weights float32 [N, D] and biases [N] -> Packed."""
-    n, d = w_ND.shape
+def pack_and_round(w_ND: Array, b_N: Array, x_BD: Array) -> tuple[Packed, Rounded]:
+    """Weights float32 [N, D] with their biases [N], and rows float32 [B, D], in 8 bits."""
+    (n, d), rows = w_ND.shape, x_BD.shape[0]
+    slack = slack_of(d)
     panels, quads = -(-n // PANEL), -(-d // 4)
     weights = aligned((panels, quads, 4 * PANEL), np.int8)
     numbers_5N = np.zeros((5, panels * PANEL), np.float32)
     numbers_5N[2] = -np.inf
     numbers_5N[2, :n] = b_N
-    _pack_panels(w_ND, slack, weights.view(np.int32), numbers_5N)
-    return Packed(weights, numbers_5N, numbers_5N[3:5].reshape(2, -1, BLOCK).max(2))
-
-
-def round_rows(x_BD: Array, slack: np.float32) -> Rounded:
-    """Rows float32 [B, D] -> Rounded."""
-    rows, d = x_BD.shape
     padded = -(-rows // TILE_ROWS) * TILE_ROWS
-    rounded_BD = np.zeros((padded, -(-d // 4) * 4), np.uint8)
+    rounded_BD = np.zeros((padded, 4 * quads), np.uint8)
     numbers_B4 = np.zeros((padded, 4), np.float32)
-    _round_all(x_BD, slack, rounded_BD, numbers_B4)
-    return Rounded(rounded_BD, numbers_B4)
+    # One loop for both, of parts that are taken: threads that sleep take a while to wake.
+    counter, workers = np.zeros(1, np.int64), torch.get_num_threads()
+    packed, rounded = (weights.view(np.int32), numbers_5N), (rounded_BD, numbers_B4)
+    _round_parts(w_ND, *packed, x_BD, *rounded, slack, counter, workers)
+    largest_2M = numbers_5N[3:5].reshape(2, -1, BLOCK).max(2)
+    return Packed(weights, numbers_5N, largest_2M), Rounded(rounded_BD, numbers_B4)
 
 
 @compiled()
@@ -115,35 +117,25 @@ def _round_weights(w_D: Array, step: Any, inverse: Any, q_D: Array) -> tuple[Any
     return total, error, square
 
 
-@compiled(parallel=True)
-def _pack_panels(
-    w_ND: Array,
-    slack: Any,
-    words: Array,
-    numbers_5N: Array,
-) -> None:
-    n = w_ND.shape[0]
-    quads = words.shape[1]
-    one = np.float32(1)
-    for panel in prange(words.shape[0]):
-        q_D = np.zeros(4 * quads, np.int8)
-        q_words = q_D.view(np.int32)
-        words[panel] = 0
-        for place in range(min(PANEL, n - panel * PANEL)):
-            latent = panel * PANEL + place
-            step = _largest_size(w_ND[latent]) / np.float32(127)
-            inverse = np.float32(0)
-            if step > SMALLEST:
-                inverse = np.float32(1) / step
-            total, error, square = _round_weights(w_ND[latent], step, inverse, q_D)
-            for quad in range(quads):
-                words[panel, quad, place] = q_words[quad]
-            norm = np.sqrt(square) * (one + slack) + np.float32(FLOOR)
-            numbers_5N[0, latent], numbers_5N[1, latent] = step, step * np.float32(total)
-            numbers_5N[3, latent] = (
-                np.sqrt(error) * (one + slack) + np.float32(FLOOR) + slack * norm
-            )
-            numbers_5N[4, latent] = norm
+@compiled()
+def _pack_panel(w_ND: Array, slack: Any, panel: int, words: Array, numbers_5N: Array) -> None:
+    n, quads, one = w_ND.shape[0], words.shape[1], np.float32(1)
+    q_D = np.zeros(4 * quads, np.int8)
+    q_words = q_D.view(np.int32)
+    words[panel] = 0
+    for place in range(min(PANEL, n - panel * PANEL)):
+        latent = panel * PANEL + place
+        step = _largest_size(w_ND[latent]) / np.float32(127)
+        inverse = np.float32(0)
+        if step > SMALLEST:
+            inverse = one / step
+        total, error, square = _round_weights(w_ND[latent], step, inverse, q_D)
+        for quad in range(quads):
+            words[panel, quad, place] = q_words[quad]
+        norm = np.sqrt(square) * (one + slack) + np.float32(FLOOR)
+        numbers_5N[0, latent], numbers_5N[1, latent] = step, step * np.float32(total)
+        numbers_5N[3, latent] = np.sqrt(error) * (one + slack) + np.float32(FLOOR) + slack * norm
+        numbers_5N[4, latent] = norm
 
 
 @compiled()
@@ -174,24 +166,43 @@ def _round_row(x_D: Array, low: Any, step: Any, inverse: Any, q_D: Array) -> tup
     return error, square
 
 
+@compiled()
+def _round_whole_row(x_D: Array, slack: Any, q_D: Array, numbers_4: Array) -> None:
+    one = np.float32(1)
+    low, high = _range(x_D)
+    step = high / np.float32(255) - low / np.float32(255)
+    inverse = np.float32(0)
+    if step > SMALLEST:
+        inverse = one / step
+    error, square = _round_row(x_D, low, step, inverse, q_D)
+    error = np.sqrt(error) * (one + slack) + np.float32(FLOOR)
+    norm = np.sqrt(square) * (one + slack) + np.float32(FLOOR)
+    numbers_4[0], numbers_4[1], numbers_4[2] = step, low, norm + error
+    shift = abs(low) * np.sqrt(np.float32(x_D.shape[0]))
+    numbers_4[3] = error + slack * (norm + error + shift + shift)
+
+
 @compiled(parallel=True)
-def _round_all(
+def _round_parts(
+    w_ND: Array,
+    words: Array,
+    numbers_5N: Array,
     x_BD: Array,
-    slack: Any,
     rounded_BD: Array,
     numbers_B4: Array,
+    slack: Any,
+    counter: Array,
+    workers: int,
 ) -> None:
-    d = x_BD.shape[1]
-    one = np.float32(1)
-    for r in prange(x_BD.shape[0]):
-        low, high = _range(x_BD[r])
-        step = high / np.float32(255) - low / np.float32(255)
-        inverse = np.float32(0)
-        if step > SMALLEST:
-            inverse = one / step
-        error, square = _round_row(x_BD[r], low, step, inverse, rounded_BD[r, :d])
-        error = np.sqrt(error) * (one + slack) + np.float32(FLOOR)
-        norm = np.sqrt(square) * (one + slack) + np.float32(FLOOR)
-        numbers_B4[r, 0], numbers_B4[r, 1], numbers_B4[r, 2] = step, low, norm + error
-        shift = abs(low) * np.sqrt(np.float32(d))
-        numbers_B4[r, 3] = error + slack * (norm + error + shift + shift)
+    panels, (rows, d) = words.shape[0], x_BD.shape
+    parts = panels + (rows + TAKEN - 1) // TAKEN
+    for _ in prange(workers):
+        part = take(counter.ctypes.data)
+        while part < parts:
+            if part < panels:
+                _pack_panel(w_ND, slack, part, words, numbers_5N)
+            else:
+                first = (part - panels) * TAKEN
+                for r in range(first, min(first + TAKEN, rows)):
+                    _round_whole_row(x_BD[r], slack, rounded_BD[r, :d], numbers_B4[r])
+            part = take(counter.ctypes.data)

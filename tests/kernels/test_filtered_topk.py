@@ -16,7 +16,7 @@ from isae.kernels import topk_encode
 from isae.kernels.cpu import filtered_topk as module
 from isae.kernels.cpu.filtered_topk import can_filter, filtered_topk
 from isae.kernels.cpu.int8_tile import PANEL, has_int8_tile
-from isae.kernels.cpu.rounding import pack, round_rows, slack_of
+from isae.kernels.cpu.rounding import pack_and_round, slack_of
 from isae.kernels.topk_encode import encode_in_chunks
 
 pytestmark = pytest.mark.skipif(
@@ -120,7 +120,7 @@ def assert_bounds_hold(x: Array, w: Array, b: Array) -> None:
     """Every pre-activation lies where the 8-bit sums and the measured norms say."""
     (rows, d), n = x.shape, len(w)
     slack = slack_of(d)
-    packed, rounded = pack(w, b, slack), round_rows(x, slack)
+    packed, rounded = pack_and_round(w, b, x)
     scale, shift, bias, error, norm = packed.numbers_5N[:, :n].astype(np.float64)
     step, low, x_norm, x_error = rounded.numbers_B4[:rows].astype(np.float64).T
     p = packed.weights.reshape(-1, packed.weights.shape[1], PANEL, 4).transpose(0, 2, 1, 3)
@@ -166,8 +166,7 @@ def test_rows_that_hardly_vary_round_within_a_byte() -> None:
 def test_the_filter_computes_few_latents() -> None:
     # What makes it worth its while: the bounds leave a small part of 4,096 latents.
     x, W, b = problem(128, 256, 4096)
-    slack = slack_of(256)
-    packed, rounded = pack(W.numpy(), b.numpy(), slack), round_rows(x.numpy(), slack)
+    packed, rounded = pack_and_round(W.numpy(), b.numpy(), x.numpy())
     width = np.outer(rounded.numbers_B4[:128, 2], packed.numbers_5N[3])
     width += np.outer(rounded.numbers_B4[:128, 3], packed.numbers_5N[4])
     pre = (x @ W.T + b).numpy()
