@@ -214,9 +214,9 @@ def forward_task(task: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
+    from isae.freed_memory import keep_freed_memory
     from isae.images import decode_batches, open_source
     from isae.inception import CHUNK, load_model
-    from isae.store.scratch import keep_freed_memory
 
     keep_freed_memory()  # as a build does
     config = task["config"]

@@ -7,10 +7,13 @@ does what changes nothing in the result.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -25,6 +28,9 @@ Array = npt.NDArray[Any]
 Allocate = Callable[[int], tuple[Any, Array]]
 """Memory for rows: what batches are cut from, and the same memory as an array."""
 OPEN_WINDOWS = 2
+BEHIND = 5
+"""By so much the priority of threads that read is lower (Linux' nice): a third of a core's time
+where another thread wants it."""
 _Job = tuple[Callable[[], None], Callable[[BaseException | None], None]]
 """What a thread does, and what is noted after it (under the lock)."""
 
@@ -114,7 +120,9 @@ class Pipeline:
         self, plan: Iterator[OpenWindow], memory: Memory, allocate: Allocate, threads: int
     ) -> None:
         self.plan, self.memory, self.allocate, self.threads = plan, memory, allocate, threads
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="isae-read-ahead")
+        self.pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="isae-read-ahead", initializer=_give_way
+        )
         self.changed = threading.Condition()
         self.windows: deque[OpenWindow] = deque()
         self.slabs: dict[int, _Slab] = {}
@@ -248,3 +256,13 @@ class Pipeline:
     def _was_read(self, one: OpenWindow, error: BaseException | None) -> None:
         one.reading -= 1
         one.error = one.error or error
+
+
+def _give_way() -> None:
+    # Reading comes in bursts, one for each window, and a step of a trainer on the CPU waits for
+    # that thread of its own which a burst holds up. What is idle is used as before.
+    if not sys.platform.startswith("linux"):
+        return  # elsewhere a thread has no priority of its own, and the process must keep its
+    with suppress(OSError):
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + BEHIND)

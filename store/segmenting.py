@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isae.freed_memory import keep_freed_memory
 from isae.images import BadImage, BadImageTally, ImageBatch, decode_batches, default_max_bad
 from isae.interrupts import Interrupts
 from isae.progress import Meter, Reporter
@@ -24,7 +25,7 @@ from isae.store.extract import Extractor
 from isae.store.extrema import largest_sizes
 from isae.store.plan import Plan
 from isae.store.positions import Ints
-from isae.store.scratch import Scratch, keep_freed_memory
+from isae.store.scratch import Scratch
 from isae.store.segment_watch import bad_of, usable_segments, watched
 from isae.store.segments import HELD_OUT, GridRows, Segment, SegmentFile, write_segment
 from isae.store.threads import one_threaded_pool

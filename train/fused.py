@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 
+from isae.freed_memory import keep_freed_memory
 from isae.kernels import (
     AuxGradients,
     Parameter,
@@ -40,6 +41,8 @@ class FusedStepper:
     """Runs optimiser steps on a state; keeps the low-precision copies between them."""
 
     def __init__(self, plan: Plan, state: State) -> None:
+        if plan.kernel == "cpu":
+            keep_freed_memory()
         self.plan, self.state = plan, state
         self.dtype = state.params["W_dec"].dtype
         if plan.precision == "bfloat16":

@@ -14,6 +14,7 @@ import torch
 
 from isae.config import check
 from isae.errors import DataError
+from isae.kernels.cpu.scale import can_scale, scale_rows
 
 Array = npt.NDArray[Any]
 SCAN_ROWS = 65536
@@ -118,6 +119,8 @@ def scaled(rows_RC: Array | torch.Tensor, scale: float, device: torch.device) ->
     rows = rows_RC if isinstance(rows_RC, torch.Tensor) else torch.from_numpy(rows_RC)
     if device.type == "cuda" and not rows.is_cuda:  # in the stored type and without waiting
         rows = (rows if rows.is_pinned() else rows.pin_memory()).to(device, non_blocking=True)
+    if can_scale(rows):
+        return scale_rows(rows, scale)
     return rows.float() * scale
 
 

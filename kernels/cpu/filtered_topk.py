@@ -27,7 +27,7 @@ import torch
 from isae.compiled import compiled, prange
 from isae.kernels.cpu.instructions import prefetch, take
 from isae.kernels.cpu.int8_tile import MOST_CHANNELS, TILE_ROWS, has_int8_tile, score_panel
-from isae.kernels.cpu.ranks import MOST_RANKED, rank_k_largest
+from isae.kernels.cpu.ranks import MOST_RANKED, kth_largest, rank_k_largest
 from isae.kernels.cpu.reached import lowest_bit, reached_32
 from isae.kernels.cpu.rounding import pack_and_round, slack_of
 from isae.kernels.cpu.scattered_rows import TOGETHER, list_rows, row_products
@@ -90,14 +90,15 @@ def _compute(
 
 
 @compiled()
-def _best_of_blocks(scores_N: Array, maxima_M: Array, bound: Any, chosen: Array) -> int:
+def _most_promising(scores_N: Array, maxima_M: Array, bound: Any, chosen: Array) -> int:
     count = 0
     for m in range(maxima_M.shape[0]):
         if maxima_M[m] >= bound:
-            block = scores_N.ctypes.data + 4 * BLOCK * m
-            place = lowest_bit(reached_32(block, 0.0, maxima_M[m]))
-            chosen[count] = m * BLOCK + min(place, BLOCK - 1)
-            count += 1
+            reached = reached_32(scores_N.ctypes.data + 4 * BLOCK * m, 0.0, bound)
+            while reached != 0:
+                chosen[count] = m * BLOCK + lowest_bit(reached)
+                reached &= reached - 1
+                count += 1
     return count
 
 
@@ -187,11 +188,12 @@ def _exact_topk(
 ) -> None:
     k = values_K.shape[0]
     bias_N = numbers_5N[2]
-    # What the best of the k best blocks reach, the k-th largest of all reaches too.
-    bound = lower_bound(maxima_M, k)
-    count = _best_of_blocks(scores_N, maxima_M, bound, chosen)
+    # Scores err far less than they could, so the k-th largest of the products of the highest is
+    # nearly that of all, and never more.
+    count = _most_promising(scores_N, maxima_M, lower_bound(maxima_M, k), chosen)
     _compute(x_D, w_ND, bias_N, chosen, count, at, exact)
-    least = lower_bound(exact[:count], k)
+    few = count <= MOST_RANKED
+    least = kth_largest(exact, count, k) if few else lower_bound(exact[:count], k)
     for c in range(count):
         scores_N[chosen[c]] = -np.inf  # known: no candidate any more
     kept = _keep_reaching(exact, chosen, count, least)

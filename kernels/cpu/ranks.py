@@ -54,6 +54,22 @@ count_above = Instructions[[int, int, float], int](
 
 
 @compiled()
+def kth_largest(found: Array, count: int, k: int) -> float:
+    """The k-th largest of found[:count], which are at least k; -infinity should NaN stand there.
+
+    found, count: as in `rank_k_largest`.
+    """
+    vectors = (count + LANES - 1) // LANES
+    found[count : LANES * vectors] = -np.inf
+    for i in range(count):
+        counted = count_above(found.ctypes.data, vectors, found[i])
+        larger = counted & ((1 << EQUAL_SHIFT) - 1)
+        if larger < k <= larger + (counted >> EQUAL_SHIFT):
+            return found[i]  # type: ignore[no-any-return]
+    return found.dtype.type(-np.inf)  # type: ignore[no-any-return]
+
+
+@compiled()
 def rank_k_largest(
     found: Array, indices: Array, count: int, values_K: Array, indices_K: Array
 ) -> None:

@@ -10,10 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isae.compiled import compiled
-from isae.kernels.cpu.ranks import EQUAL_SHIFT, MOST_RANKED, count_above, rank_k_largest
+from isae.kernels.cpu.ranks import (
+    EQUAL_SHIFT,
+    MOST_RANKED,
+    count_above,
+    kth_largest,
+    rank_k_largest,
+)
 from isae.kernels.cpu.selection import LANES
 
 Array = np.ndarray[Any, Any]
+COUNTS = st.one_of(st.integers(0, 70), st.integers(MOST_RANKED - 20, MOST_RANKED))
+DIFFERENT = st.sampled_from([1, 2, 5, 10**6])
+"""Few make many ties."""
 
 
 @compiled()
@@ -26,13 +35,13 @@ def ranked(found: Array, indices: Array, count: int, values_K: Array, indices_K:
     rank_k_largest(found, indices, count, values_K, indices_K)
 
 
+@compiled()
+def kth(found: Array, count: int, k: int) -> float:
+    return kth_largest(found, count, k)
+
+
 @settings(max_examples=150, deadline=None)
-@given(
-    count=st.one_of(st.integers(0, 70), st.integers(MOST_RANKED - 20, MOST_RANKED)),
-    k=st.integers(1, 80),
-    different=st.sampled_from([1, 2, 5, 10**6]),
-    seed=st.integers(0, 10**6),
-)
+@given(count=COUNTS, k=st.integers(1, 80), different=DIFFERENT, seed=st.integers(0, 10**6))
 def test_ranks_put_numbers_where_a_stable_sort_does(
     count: int, k: int, different: int, seed: int
 ) -> None:
@@ -50,6 +59,21 @@ def test_ranks_put_numbers_where_a_stable_sort_does(
     np.testing.assert_array_equal(indices_K[: len(order)], wanted[1])
     assert np.isnan(values_K[len(order) :]).all(), "what is missing stays as it was"
     assert (indices_K[len(order) :] == -7).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    count=COUNTS.filter(bool), share=st.floats(0, 1), different=DIFFERENT, seed=st.integers(0, 99)
+)
+def test_the_kth_largest_is_that_of_a_sort(
+    count: int, share: float, different: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    found = np.full(count + LANES, np.nan, np.float32)
+    found[:count] = rng.integers(-different, different, count) / 8
+    k = 1 + round(share * (count - 1))
+    wanted = np.sort(found[:count])[-k]
+    assert kth(found, count, k) == wanted
 
 
 @pytest.mark.parametrize("vectors", [1, 2, 5])

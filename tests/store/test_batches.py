@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from itertools import islice
@@ -18,6 +20,7 @@ from isae.randomness import keyed_rng
 from isae.store import batches, order
 from isae.store.batches import dealt_batches, shuffled_batches
 from isae.store.order import Deal, batch_rows, make_order
+from isae.store.pipeline import BEHIND
 
 
 def rows_of(count: int) -> np.ndarray:
@@ -265,6 +268,24 @@ def test_memory_is_used_again_once_nobody_looks_at_it() -> None:
 
 def running() -> int:
     return sum(one.name.startswith("isae-read-ahead") for one in threading.enumerate())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have no priority there")
+def test_threads_that_read_give_way_and_the_process_does_not() -> None:
+    found: set[int] = set()
+
+    class Looking(Slow):
+        def read_into(self, start: int, stop: int, out: np.ndarray) -> None:
+            found.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            super().read_into(start, stop, out)
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    stream = shuffled_batches(Looking(rows_of(400)), 400, 7, seed=0, threads=2)
+    for _ in range(20):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert found == {min(own + BEHIND, 19)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_closing_ends_the_threads() -> None:

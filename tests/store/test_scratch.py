@@ -18,7 +18,7 @@ import ctypes, resource, sys, threading
 PR_SET_THP_DISABLE = 41
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 import numpy as np
-from isae.store.scratch import keep_freed_memory
+from isae.freed_memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 found = []
