@@ -1,11 +1,11 @@
 """What a training step loses by taking its rows from a store instead of from memory.
 
 One trainer (isae's step, compared with the plain reference before: see step_check.py) takes turns
-between two sources of the same rows: the store's batches, made float32 and scaled as isae-train
-does, and slices of a float32 tensor that holds the rows, scaled and shuffled before. In each turn
-and for each source the clock runs from opening to the end of the last step, over so many steps that
-LEAST_WINDOWS windows are used up: nothing was read before, so a reader that is slower than the
-trainer cannot hide it. A ratio is of one turn.
+between two sources of the same rows: the store's batches, as isae-train takes them, and slices of a
+float32 tensor that holds the rows, scaled and shuffled before. In each turn and for each source the
+clock runs from opening to the end of the last step, over so many steps that LEAST_WINDOWS windows
+are used up: nothing was read before, so a reader that is slower than the trainer cannot hide it. A
+ratio is of one turn.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from isae.benchmarks.store_peer import window_rows
 from isae.benchmarks.training import Ours as Trainer
 from isae.benchmarks.workloads import Workload
 from isae.store import open_store
-from isae.train.source import scaled
+from isae.train.source import piece_of, scaled
 
-LEAST_TURNS, TURNS = 3, 5
+LEAST_TURNS, TURNS = 3, 15
 LEAST_WINDOWS = 3
 """Windows of rows that a turn uses up, at least."""
 
@@ -82,10 +82,11 @@ def bench_training_from_store(
     if turns * each != steps:
         note(f"training: {turns * each} steps instead of {steps}, for {LEAST_WINDOWS} windows each")
     times: dict[str, list[float]] = {"store": [], "memory": []}
+    trainer.stepper.scale = scale
     reader = our_readers(path, layer, rows, batch, threads)[0]
     for turn in range(turns):
         note(f"training, turn {turn + 1} of {turns}: {each} steps from each source")
-        own = _from_store(reader, scale, device, seed + turn)
+        own = _from_store(reader, scale, device, trainer.stepper.takes_halves, seed + turn)
         times["store"].append(_steps(trainer, own, each, memory_NC[:batch]))
         held = _from_memory(memory_NC, batch)
         times["memory"].append(_steps(trainer, held, each, memory_NC[:batch]))
@@ -107,11 +108,11 @@ def _from_memory(rows_NC: torch.Tensor, batch: int) -> Generator[torch.Tensor, N
 
 
 def _from_store(
-    reader: Ours, scale: float, device: torch.device, seed: int
+    reader: Ours, scale: float, device: torch.device, takes_halves: bool, seed: int
 ) -> Generator[torch.Tensor, None, None]:
     with closing(reader.batches(seed)) as batches:
         for batch_BC in batches:
-            yield scaled(batch_BC, scale, device)
+            yield piece_of(batch_BC, scale, device, takes_halves)
 
 
 def _steps(

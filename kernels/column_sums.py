@@ -14,6 +14,7 @@ import torch
 from isae.compiled import compiled, prange
 from isae.kernels.checks import check_tensor
 from isae.kernels.cpu.instructions import take
+from isae.kernels.cpu.scale import scale_row
 from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]
@@ -46,8 +47,8 @@ def column_sums(
     # By NumPy: threads of torch spin on after filling or adding, beside the loops that follow.
     sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    not_centred = x[:0, 0], x[:0]
-    sum_parts(x, weight, rows, *not_centred, np.zeros(1, np.int64), workers, sums_P2D)
+    centring = np.empty((0, 0), np.uint16), 1.0, x[:0, 0], x[:0]
+    sum_parts(x, *centring, weight, rows, np.zeros(1, np.int64), workers, sums_P2D)
     sums_2D = torch.from_numpy(sums_P2D.sum(0))
     return sums_2D[0], sums_2D[1]
 
@@ -70,22 +71,33 @@ def _add_row(x_D: Array, weight: float, sums_D: Array, squares_D: Array) -> None
 @compiled(parallel=True)
 def sum_parts(
     x_BD: Array,
-    weight_B: Array,
-    rows: int,
+    halves_BD: Array,
+    scale: float,
     b_D: Array,
     centred_BD: Array,
+    weight_B: Array,
+    rows: int,
     counter: Array,
     workers: int,
     sums_P2D: Array,
 ) -> None:
-    """Partial sums of w x and w x^2; on the way x - b too, unless that has no rows."""
+    """Partial sums of w x and w x^2; on the way x - b too, unless that has no rows.
+
+    x is what the bits of float16 in `halves` are, times scale, unless those have no rows.
+    """
     parts, centred = sums_P2D.shape[0], centred_BD.shape[0] > 0
+    halved = halves_BD.shape[0] > 0
     # Parts are taken, not dealt out: threads that sleep take a while to wake.
     for _ in prange(workers):
+        x_D = np.empty(sums_P2D.shape[2], weight_B.dtype)
         part = take(counter.ctypes.data)
         while part < parts:
-            for r in range(part * rows, min(part * rows + rows, x_BD.shape[0])):
-                _add_row(x_BD[r], np.float64(weight_B[r]), sums_P2D[part, 0], sums_P2D[part, 1])
+            for r in range(part * rows, min(part * rows + rows, weight_B.shape[0])):
+                if halved:
+                    scale_row(halves_BD[r], scale, x_D)
+                else:
+                    x_D[:] = x_BD[r]
+                _add_row(x_D, np.float64(weight_B[r]), sums_P2D[part, 0], sums_P2D[part, 1])
                 if centred:
-                    np.subtract(x_BD[r], b_D, centred_BD[r])
+                    np.subtract(x_D, b_D, centred_BD[r])
             part = take(counter.ctypes.data)

@@ -32,18 +32,24 @@ from isae.train.plan import Plan
 from isae.train.step import Stepper, StepResult, row_weights
 
 
-def make_stepper(plan: Plan, state: State) -> Stepper | FusedStepper:
-    """What runs the steps of a plan."""
-    return Stepper(plan, state) if plan.kernel == "reference" else FusedStepper(plan, state)
+def make_stepper(plan: Plan, state: State, scale: float = 1.0) -> Stepper | FusedStepper:
+    """What runs the steps of a plan; scale: of the rows that `takes_halves` is about."""
+    return Stepper(plan, state) if plan.kernel == "reference" else FusedStepper(plan, state, scale)
 
 
 class FusedStepper:
-    """Runs optimiser steps on a state; keeps the low-precision copies between them."""
+    """Runs optimiser steps on a state; keeps the low-precision copies between them.
 
-    def __init__(self, plan: Plan, state: State) -> None:
+    takes_halves: pieces may be contiguous float16 rows as they are stored, which are multiplied by
+    `scale` on the way: one pass over them less than making float32 of them before.
+    """
+
+    def __init__(self, plan: Plan, state: State, scale: float = 1.0) -> None:
         if plan.kernel == "cpu":
             keep_freed_memory()
-        self.plan, self.state = plan, state
+        self.plan, self.state, self.scale = plan, state, scale
+        single = state.params["W_dec"].dtype == torch.float32
+        self.takes_halves = plan.kernel == "cpu" and not plan.relative_loss and single
         self.dtype = state.params["W_dec"].dtype
         if plan.precision == "bfloat16":
             self.dtype = torch.bfloat16
@@ -53,7 +59,7 @@ class FusedStepper:
                 self.low[name] = state.params[name].to(self.dtype)
 
     def step(self, pieces: list[torch.Tensor], lr: float) -> StepResult:
-        """One update from the pieces of a batch (scaled float32 [B, D] each)."""
+        """One update from the pieces of a batch, [B, D] each: scaled float32, or see above."""
         state, plan = self.state, self.plan
         x_BD = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         rows = x_BD.shape[0]
@@ -64,7 +70,7 @@ class FusedStepper:
         # for at the start of a step, when it is idle anyway.
         dead_Q = dead_N.nonzero()[:, 0] if plan.k_aux else None
         if plan.kernel == "cpu":
-            centred_BD, sums_D, sumsq_D = centre_rows(x_BD, b_dec_D)
+            centred_BD, sums_D, sumsq_D = centre_rows(x_BD, b_dec_D, self.scale)
             if not bool(sumsq_D.isfinite().all()):
                 # On a device nobody waits for this: there the loss tells, after the update.
                 check_finite("x", x_BD)
@@ -72,8 +78,12 @@ class FusedStepper:
             centred_BD = (x_BD - b_dec_D).to(self.dtype)
             sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
         values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
-        weight_B = row_weights(plan, x_BD)
-        operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
+        bias_D, target_BD = b_dec_D, x_BD
+        if plan.kernel == "cpu":
+            # Both without b_dec, so that x itself is not needed in float32.
+            bias_D, target_BD = torch.zeros_like(b_dec_D), centred_BD
+        weight_B = row_weights(plan, x_BD if plan.relative_loss else target_BD)
+        operands = (values_BK, indices_BK, W_dec_ND, bias_D, target_BD, weight_B)
         residual = decode_residual(
             *operands, kernel=plan.kernel, trusted=True, residual_dtype=self.dtype
         )

@@ -26,7 +26,7 @@ from isae.train.plan import Plan, make_plan
 from isae.train.report import note, open_board, opening, to_board
 from isae.train.run_folder import MetricsLog, RunFolder, identity_of
 from isae.train.schedule import Schedule
-from isae.train.source import CACHES, ActivationSource, refuse_bad_rows, scaled, training_batches
+from isae.train.source import CACHES, ActivationSource, piece_of, refuse_bad_rows, training_batches
 from isae.train.step import Stepper, StepResult
 
 MEDIAN_ROWS = 16384
@@ -146,7 +146,8 @@ class _Run:
         stop: Interrupts,
     ) -> None:
         plan, config = self.plan, self.config
-        stepper = make_stepper(plan, state)
+        stepper = make_stepper(plan, state, self.scale)
+        how = self.scale, self.device, stepper.takes_halves
         batches = training_batches(
             self.store,
             config.layer,
@@ -159,7 +160,7 @@ class _Run:
         while state.step < schedule.end and not stop.asked:
             meter.total = schedule.end * plan.batch
             started = time.perf_counter()
-            pieces = [scaled(next(batches), self.scale, self.device) for _ in range(plan.pieces)]
+            pieces = [piece_of(next(batches), *how) for _ in range(plan.pieces)]
             lr = plan.lr_at(state.step + 1, schedule.decay_start, schedule.end)
             result = self._step(stepper, pieces, lr)
             self._count_time(time.perf_counter() - started)

@@ -124,6 +124,17 @@ def scaled(rows_RC: Array | torch.Tensor, scale: float, device: torch.device) ->
     return rows.float() * scale
 
 
+def piece_of(
+    rows_RC: Array | torch.Tensor, scale: float, device: torch.device, takes_halves: bool
+) -> torch.Tensor:
+    """Stored rows for a stepper: `scaled`, unless it takes float16 rows as they are."""
+    if takes_halves:
+        rows = rows_RC if isinstance(rows_RC, torch.Tensor) else torch.from_numpy(rows_RC)
+        if can_scale(rows):
+            return rows
+    return scaled(rows_RC, scale, device)
+
+
 def refuse_bad_rows(store: ActivationSource, layer: str) -> None:
     """Find the rows of a layer that are not finite and raise DataError that names them.
 

@@ -77,6 +77,9 @@ class StepResult:
 class Stepper:
     """Runs optimiser steps on a state; keeps the gradient buffers between them."""
 
+    takes_halves = False
+    scale = 1.0
+
     def __init__(self, plan: Plan, state: State) -> None:
         self.plan, self.state = plan, state
         self.grads = {name: torch.zeros_like(value) for name, value in state.params.items()}

@@ -15,14 +15,21 @@ from isae.kernels.column_sums import part_rows, sum_parts
 
 
 def centre_rows(
-    x_BD: torch.Tensor, b_D: torch.Tensor
+    x_BD: torch.Tensor, b_D: torch.Tensor, scale: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(x - b as a new contiguous [B, D], sums of x and of x^2 as `column_sums` gives them)."""
+    """(x - b as a new contiguous [B, D], sums of x and of x^2 as `column_sums` gives them).
+
+    Rows of float16, for which `can_scale` holds, stand for float32(rows) * float32(scale).
+    """
     rows, parts = part_rows(x_BD.shape[0])
-    out_BD = torch.empty(x_BD.shape, dtype=x_BD.dtype)
+    out_BD = torch.empty(x_BD.shape, dtype=b_D.dtype)
     sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
-    ones_B = np.ones(x_BD.shape[0], out_BD.numpy().dtype)
-    centring = b_D.numpy(), out_BD.numpy(), np.zeros(1, np.int64), torch.get_num_threads()
-    sum_parts(x_BD.contiguous().numpy(), ones_B, rows, *centring, sums_P2D)
+    out = out_BD.numpy()
+    x, halves = x_BD.contiguous().numpy(), np.empty((0, 0), np.uint16)
+    if x_BD.dtype == torch.float16:
+        x, halves = out[:0], x.view(np.uint16)
+    ones_B, counter = np.ones(x_BD.shape[0], out.dtype), np.zeros(1, np.int64)
+    operands = x, halves, float(np.float32(scale)), b_D.numpy(), out, ones_B
+    sum_parts(*operands, rows, counter, torch.get_num_threads(), sums_P2D)
     sums_2D = torch.from_numpy(sums_P2D.sum(0))
     return out_BD, sums_2D[0], sums_2D[1]

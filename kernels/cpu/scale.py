@@ -57,21 +57,23 @@ time of such a loop."""
 
 
 @compiled()
-def _scale_part(bits: Array, scale: float, out: Array) -> None:
-    for i in range(0, bits.shape[0], LANES):
+def scale_row(bits: Array, scale: float, out: Array) -> None:
+    """Out = float32 of the float16 whose bits these are, times scale."""
+    count = bits.shape[0]
+    whole = count // LANES * LANES
+    for i in range(0, whole, LANES):
         scaled_16(bits.ctypes.data + 2 * i, scale, out.ctypes.data + 4 * i)
+    if whole < count:
+        rest, scaled = np.zeros(LANES, np.uint16), np.empty(LANES, np.float32)
+        rest[: count - whole] = bits[whole:]
+        scaled_16(rest.ctypes.data, scale, scaled.ctypes.data)
+        out[whole:] = scaled[: count - whole]
 
 
 @compiled(parallel=True)
 def _scale_parts(bits: Array, scale: float, out: Array, counter: Array, workers: int) -> None:
-    whole = bits.shape[0] // LANES * LANES
     for _ in prange(workers):
         first = TAKEN * take(counter.ctypes.data)
-        while first < whole:
-            last = min(first + TAKEN, whole)
-            _scale_part(bits[first:last], scale, out[first:last])
+        while first < bits.shape[0]:
+            scale_row(bits[first : first + TAKEN], scale, out[first : first + TAKEN])
             first = TAKEN * take(counter.ctypes.data)
-    rest, scaled = np.zeros(LANES, np.uint16), np.empty(LANES, np.float32)
-    rest[: bits.shape[0] - whole] = bits[whole:]
-    _scale_part(rest, scale, scaled)
-    out[whole:] = scaled[: bits.shape[0] - whole]

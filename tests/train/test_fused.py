@@ -12,6 +12,7 @@ from isae.train import TrainConfig
 from isae.train.fused import FusedStepper, make_stepper
 from isae.train.parameters import State, new_state
 from isae.train.plan import Plan, make_plan
+from isae.train.source import piece_of
 from isae.train.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("nan_filled_allocations", "exact_float32")
@@ -216,3 +217,23 @@ def test_precision_needs_the_kernel(device: torch.device) -> None:
     assert (plan.precision, plan.evaluation_kernel) == ("float32", "auto")
     with pytest.raises(ConfigError, match="interpreter"):
         plan_of("triton", device, precision="bfloat16")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float16_rows_as_stored_give_the_bits_of_scaled_float32(case: str) -> None:
+    plan = plan_of("cpu", **CASES[case])
+    found = []
+    for as_stored in (True, False):
+        sample = None if plan.relative_loss else torch.cat([batch(-1), batch(-2)]).numpy()
+        stepper = make_stepper(plan, new_state(plan, 3, sample), scale=0.37)
+        assert stepper.takes_halves != plan.relative_loss, "whose weights need the rows themselves"
+        takes = as_stored and stepper.takes_halves
+        results = []
+        for step in range(3):
+            pieces = [piece_of(half, 0.37, CPU, takes) for half in batch(step).half().split(8)]
+            assert {piece.dtype for piece in pieces} == {torch.float16 if takes else torch.float32}
+            results.append(stepper.step(pieces, 2e-3))
+        found.append((results, stepper.state.params))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        assert torch.equal(value, found[1][1][name])
