@@ -27,6 +27,7 @@ from isae.benchmarks.store_ours import Ours, our_readers
 from isae.benchmarks.store_peer import window_rows
 from isae.benchmarks.training import Ours as Trainer
 from isae.benchmarks.workloads import Workload
+from isae.freed_memory import keep_freed_memory
 from isae.store import open_store
 from isae.train.source import piece_of, scaled
 
@@ -83,6 +84,8 @@ def bench_training_from_store(
         note(f"training: {turns * each} steps instead of {steps}, for {LEAST_WINDOWS} windows each")
     times: dict[str, list[float]] = {"store": [], "memory": []}
     trainer.stepper.scale = scale
+    if device.type == "cpu":
+        keep_freed_memory()  # as isae-train does
     reader = our_readers(path, layer, rows, batch, threads)[0]
     for turn in range(turns):
         note(f"training, turn {turn + 1} of {turns}: {each} steps from each source")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import torch
 
-from isae.freed_memory import keep_freed_memory
 from isae.kernels import (
     AuxGradients,
     Parameter,
@@ -45,8 +44,6 @@ class FusedStepper:
     """
 
     def __init__(self, plan: Plan, state: State, scale: float = 1.0) -> None:
-        if plan.kernel == "cpu":
-            keep_freed_memory()
         self.plan, self.state, self.scale = plan, state, scale
         single = state.params["W_dec"].dtype == torch.float32
         self.takes_halves = plan.kernel == "cpu" and not plan.relative_loss and single

@@ -14,6 +14,7 @@ from isae import __version__
 from isae.device import use_device
 from isae.errors import DataError, unknown_name
 from isae.files import write_json
+from isae.freed_memory import keep_freed_memory
 from isae.interrupts import Interrupts, deferred_interrupts
 from isae.progress import QUIET, Meter, Reporter
 from isae.randomness import keyed_rng
@@ -146,6 +147,8 @@ class _Run:
         stop: Interrupts,
     ) -> None:
         plan, config = self.plan, self.config
+        if self.device.type == "cpu":
+            keep_freed_memory()
         stepper = make_stepper(plan, state, self.scale)
         how = self.scale, self.device, stepper.takes_halves
         batches = training_batches(
