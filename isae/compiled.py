@@ -4,7 +4,7 @@ A loop is an ordinary typed function under `@compiled`. It may call other compil
 functions, of other files too, and use `prange`, which this module replaces by numba's when it
 compiles. Compiled code is kept in numba's cache (beside the file, or in the user's cache folder
 where that cannot be written; NUMBA_CACHE_DIR moves it), keyed by processor, by the text of every
-file that it came from and by the constants that it names.
+file that it came from, by the constants that it names and by how it is compiled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 import hashlib
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -102,17 +102,18 @@ class Compiled(Generic[P, R]):
         function = types.FunctionType(
             source.__code__, scope, source.__name__, source.__defaults__, source.__closure__
         )
-        # numba looks at this file alone; what is called from others is compiled into the same code.
-        function.__qualname__ = (
-            f"{source.__qualname__}_{_digest(self._files(set()), self._constants(set()))}"
-        )
-        function.__module__ = source.__module__
-        options = {
+        options: dict[str, Any] = {
             "parallel": self.parallel,
             "fastmath": set(self.fastmath),
             "error_model": "numpy",
             "nogil": self.nogil,
         }
+        # numba looks at this file alone; what is called from others is compiled into the same code.
+        # Nor does it look at the options.
+        function.__qualname__ = (
+            f"{source.__qualname__}_{_digest(self._files(set()), self._constants(set()), options)}"
+        )
+        function.__module__ = source.__module__
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError:  # no folder that a cache could be written to
@@ -129,8 +130,11 @@ def compiled(
     return lambda function: Compiled(function, parallel, fastmath, nogil)
 
 
-def _digest(files: set[str], constants: set[str]) -> str:
-    digest = hashlib.sha256("\n".join(sorted(constants)).encode())
+def _digest(files: set[str], constants: set[str], options: Mapping[str, Any]) -> str:
+    chosen = [
+        f"{name}={sorted(one) if isinstance(one, set) else one}" for name, one in options.items()
+    ]
+    digest = hashlib.sha256("\n".join([*chosen, *sorted(constants)]).encode())
     for file in sorted(files):
         digest.update(Path(file).read_bytes() if Path(file).is_file() else file.encode())
     return digest.hexdigest()[:16]

@@ -47,7 +47,7 @@ def column_sums(
     # By NumPy: threads of torch spin on after filling or adding, beside the loops that follow.
     sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    centring = np.empty((0, 0), np.uint16), 1.0, x[:0, 0], x[:0]
+    centring = np.empty((0, 0), np.uint16), 1.0, np.empty(0, x.dtype), x[:0]
     sum_parts(x, *centring, weight, rows, np.zeros(1, np.int64), workers, sums_P2D)
     sums_2D = torch.from_numpy(sums_P2D.sum(0))
     return sums_2D[0], sums_2D[1]

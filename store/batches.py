@@ -103,6 +103,7 @@ def _batches(
         _memory(source, order, first_row),
         (_pinned if pinned else _ordinary)(columns, dtype, threads + 3),
         threads,
+        gives_way=not pinned,  # a GPU that waits for rows costs more than any core
     )
     try:
         for whole, held in pipeline.results():

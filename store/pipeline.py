@@ -29,8 +29,8 @@ Allocate = Callable[[int], tuple[Any, Array]]
 """Memory for rows: what batches are cut from, and the same memory as an array."""
 OPEN_WINDOWS = 2
 BEHIND = 5
-"""By so much the priority of threads that read is lower (Linux' nice): a third of a core's time
-where another thread wants it."""
+"""By so much lower is the priority of threads that give way (Linux' nice): a quarter of a core's
+time where another thread wants it."""
 _Job = tuple[Callable[[], None], Callable[[BaseException | None], None]]
 """What a thread does, and what is noted after it (under the lock)."""
 
@@ -114,14 +114,24 @@ def plan_windows(order: Order, deal: Deal, together: int) -> Iterator[OpenWindow
 
 
 class Pipeline:
-    """Reads and gathers in threads, at most `threads` + 1 slabs ahead of the one given out."""
+    """Reads and gathers in threads, at most `threads` + 1 slabs ahead of the one given out.
+
+    gives_way: the threads run behind others that want the processor, where Linux is.
+    """
 
     def __init__(
-        self, plan: Iterator[OpenWindow], memory: Memory, allocate: Allocate, threads: int
+        self,
+        plan: Iterator[OpenWindow],
+        memory: Memory,
+        allocate: Allocate,
+        threads: int,
+        gives_way: bool = True,
     ) -> None:
         self.plan, self.memory, self.allocate, self.threads = plan, memory, allocate, threads
         self.pool = ThreadPoolExecutor(
-            threads, thread_name_prefix="isae-read-ahead", initializer=_give_way
+            threads,
+            thread_name_prefix="isae-read-ahead",
+            initializer=_give_way if gives_way else None,
         )
         self.changed = threading.Condition()
         self.windows: deque[OpenWindow] = deque()

@@ -2,7 +2,8 @@
 
 The same loss and the same update as `isae.train.step`, from sparse codes straight to new
 parameters (`isae.kernels.latent_update`). Pieces of a batch are one batch here: a step holds its
-rows as pieces, as one, centred, and as residuals (16 B D bytes), and its codes (24 B K). With
+rows as pieces, as one, centred, and as residuals (16 B D bytes; 10 where they come as one piece of
+float16), and its codes (24 B K). With
 precision bfloat16 the products and gathers read copies of W_enc and W_dec in bfloat16, which every
 update writes anew from the float32 masters.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import torch
 
+from isae.errors import KernelError
 from isae.kernels import (
     AuxGradients,
     Parameter,
@@ -58,7 +60,7 @@ class FusedStepper:
     def step(self, pieces: list[torch.Tensor], lr: float) -> StepResult:
         """One update from the pieces of a batch, [B, D] each: scaled float32, or see above."""
         state, plan = self.state, self.plan
-        x_BD = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        x_BD = self._joined(pieces)
         rows = x_BD.shape[0]
         W_enc_ND, W_dec_ND = self._matrix("W_enc"), self._matrix("W_dec")
         b_enc_N, b_dec_D = state.params["b_enc"], state.params["b_dec"]
@@ -66,14 +68,7 @@ class FusedStepper:
         # Where AuxK wants them, the dead latents' number must be known here: the device is waited
         # for at the start of a step, when it is idle anyway.
         dead_Q = dead_N.nonzero()[:, 0] if plan.k_aux else None
-        if plan.kernel == "cpu":
-            centred_BD, sums_D, sumsq_D = centre_rows(x_BD, b_dec_D, self.scale)
-            if not bool(sumsq_D.isfinite().all()):
-                # On a device nobody waits for this: there the loss tells, after the update.
-                check_finite("x", x_BD)
-        else:
-            centred_BD = (x_BD - b_dec_D).to(self.dtype)
-            sums_D, sumsq_D = column_sums(x_BD, kernel=plan.kernel)
+        centred_BD, sums_D, sumsq_D = self._centred(x_BD, b_dec_D)
         values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
         bias_D, target_BD = b_dec_D, x_BD
         if plan.kernel == "cpu":
@@ -106,6 +101,33 @@ class FusedStepper:
         # One more wait, after everything was handed to the device.
         loss_, fvu, l0, dead = torch.stack([one.double() for one in measured]).tolist()
         return StepResult(loss_, fvu, l0, int(dead))
+
+    def _joined(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+        d, found = self.plan.d, {piece.dtype for piece in pieces}
+        allowed = [{self.state.params["b_dec"].dtype}]
+        if self.takes_halves:
+            allowed.append({torch.float16})
+        if found not in allowed or any(piece.shape[1:] != (d,) for piece in pieces):
+            shapes = [list(piece.shape) for piece in pieces]
+            dtypes = " or ".join(str(*one) for one in allowed)
+            raise KernelError(
+                f"rows: expected [*, {d}] of one dtype, {dtypes}, found {shapes} of "
+                f"{', '.join(sorted(map(str, found)))}"
+            )
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    def _centred(
+        self, x_BD: torch.Tensor, b_dec_D: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(x - b_dec in the dtype of the products, column sums of x, of x^2)."""
+        if self.plan.kernel != "cpu":
+            sums_D, sumsq_D = column_sums(x_BD, kernel=self.plan.kernel)
+            return (x_BD - b_dec_D).to(self.dtype), sums_D, sumsq_D
+        centred_BD, sums_D, sumsq_D = centre_rows(x_BD, b_dec_D, self.scale)
+        if not bool(sumsq_D.isfinite().all()):
+            # On a device nobody waits for this: there the loss tells, after the update.
+            check_finite("x", x_BD)
+        return centred_BD, sums_D, sumsq_D
 
     def _matrix(self, name: str) -> torch.Tensor:
         matrices = self.low or self.state.params

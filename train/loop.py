@@ -150,7 +150,7 @@ class _Run:
         if self.device.type == "cpu":
             keep_freed_memory()
         stepper = make_stepper(plan, state, self.scale)
-        how = self.scale, self.device, stepper.takes_halves
+        how = self.scale, self.device, stepper.takes_halves and plan.pieces == 1
         batches = training_batches(
             self.store,
             config.layer,

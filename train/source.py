@@ -127,7 +127,10 @@ def scaled(rows_RC: Array | torch.Tensor, scale: float, device: torch.device) ->
 def piece_of(
     rows_RC: Array | torch.Tensor, scale: float, device: torch.device, takes_halves: bool
 ) -> torch.Tensor:
-    """Stored rows for a stepper: `scaled`, unless it takes float16 rows as they are."""
+    """Stored rows for a stepper: `scaled`, unless it takes float16 rows as they are.
+
+    Those are the batch's own memory, good until the next batch.
+    """
     if takes_halves:
         rows = rows_RC if isinstance(rows_RC, torch.Tensor) else torch.from_numpy(rows_RC)
         if can_scale(rows):

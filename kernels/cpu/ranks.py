@@ -55,9 +55,9 @@ count_above = Instructions[[int, int, float], int](
 
 @compiled()
 def kth_largest(found: Array, count: int, k: int) -> float:
-    """The k-th largest of found[:count], which are at least k; -infinity should NaN stand there.
+    """The k-th largest of found[:count]; NaN if there are fewer than k numbers.
 
-    found, count: as in `rank_k_largest`.
+    found, count: as in `rank_k_largest`, but some may be NaN, which are none of the largest.
     """
     vectors = (count + LANES - 1) // LANES
     found[count : LANES * vectors] = -np.inf
@@ -66,7 +66,7 @@ def kth_largest(found: Array, count: int, k: int) -> float:
         larger = counted & ((1 << EQUAL_SHIFT) - 1)
         if larger < k <= larger + (counted >> EQUAL_SHIFT):
             return found[i]  # type: ignore[no-any-return]
-    return found.dtype.type(-np.inf)  # type: ignore[no-any-return]
+    return found.dtype.type(np.nan)  # type: ignore[no-any-return]
 
 
 @compiled()

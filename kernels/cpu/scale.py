@@ -39,12 +39,32 @@ def scale_rows(rows_RC: torch.Tensor, scale: float) -> torch.Tensor:
     return out_RC
 
 
+def _widened(e: Emitter, halves: Any) -> Any:
+    # By integers: processors without an instruction for it call a function that is not there.
+    builder = e.builder
+
+    def word(value: int) -> Any:
+        return e.ir.Constant(e.words_t, [value] * LANES)
+
+    size = builder.and_(halves, word(0x7FFF))
+    # Where float32 has mantissa and exponent, which is then too small by 127 - 15.
+    shifted = builder.shl(size, word(13))
+    finite = builder.fmul(
+        builder.bitcast(shifted, e.reals_t), e.spread(e.real(2.0**112), e.reals_t)
+    )
+    endless = builder.or_(shifted, word(0x7F800000))
+    is_finite = builder.icmp_unsigned("<", size, word(0x7C00))
+    positive = builder.select(is_finite, builder.bitcast(finite, e.words_t), endless)
+    sign = builder.shl(builder.and_(halves, word(0x8000)), word(16))
+    return builder.bitcast(builder.or_(positive, sign), e.reals_t)
+
+
 def _emit_scaled(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     bits, scale, out = arguments
     e = Emitter(builder)
-    halves_t = e.ir.VectorType(e.ir.HalfType(), LANES)
-    numbers = builder.fpext(builder.load(e.at(bits, 0, halves_t), align=2), e.reals_t)
-    product = builder.fmul(numbers, e.spread(scale, e.reals_t))
+    shorts_t = e.ir.VectorType(e.ir.IntType(16), LANES)
+    halves = builder.zext(builder.load(e.at(bits, 0, shorts_t), align=2), e.words_t)
+    product = builder.fmul(_widened(e, halves), e.spread(scale, e.reals_t))
     builder.store(product, e.at(out, 0, e.reals_t), align=4)
     return context.get_dummy_value()
 

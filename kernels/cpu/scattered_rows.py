@@ -102,7 +102,7 @@ class _Lists:
     def over_channels(
         self, channels: Any, sums: list[Any], body: Callable[[Any, Any, list[Any]], Any]
     ) -> list[Any]:
-        """Whole vectors: sums = body(offset, vector type, sums) -> the last sums, by halving."""
+        """Whole vectors, then one by one: sums = body(offset, type, sums) -> the last sums."""
         builder, e = self.builder, self.e
         whole = builder.and_(builder.mul(channels, e.int(self.size)), e.int(-LINE))
         nothing = e.ir.Constant(self.vector, [0.0] * self.lanes)

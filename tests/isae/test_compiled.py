@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from isae.compiled import SUMS, compiled
+
 INNER = """
 from isae.compiled import compiled
 
@@ -59,3 +61,12 @@ def test_a_changed_constant_of_another_file_is_seen(tmp_path: Path) -> None:
         (tmp_path / "numbers_of.py").write_text(f"SIZE = {size}\n")
         results.append(of_a_new_process(tmp_path, "sized_loop", "sized"))
     assert results == [2.0, 7.0]
+
+
+def test_a_loop_compiled_in_two_ways_is_kept_twice() -> None:
+    def loop(x: float) -> float:
+        return x + 1
+
+    ways = compiled(), compiled(parallel=True), compiled(fastmath=SUMS), compiled(nogil=True)
+    names = [way(loop)._compile().py_func.__qualname__ for way in ways]
+    assert len(set(names)) == len(names)

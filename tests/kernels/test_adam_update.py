@@ -5,13 +5,13 @@ import torch
 
 from isae.errors import ConfigError, KernelError
 from isae.kernels import adam_update
-from isae.kernels.adam_update import Adam
+from isae.kernels.adam_update import SMALL, Adam
 
 KERNELS = ("reference", "cpu")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("shape", [(1,), (37,), (11, 1), (13, 67)])
+@pytest.mark.parametrize("shape", [(1,), (37,), (11, 1), (13, 67), (67, SMALL // 64)])
 def test_plain_adam_equals_torch(shape: tuple[int, ...], kernel: str) -> None:
     generator = torch.Generator().manual_seed(len(shape))
     ours = torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -76,6 +76,14 @@ def test_the_kth_largest_is_that_of_a_sort(
     assert kth(found, count, k) == wanted
 
 
+def test_there_may_be_no_kth_largest() -> None:
+    found = np.full(LANES, 1.0, np.float32)
+    found[:4] = (3, np.nan, 2, np.nan)
+    assert kth(found.copy(), 4, 2) == 2
+    assert np.isnan(kth(found.copy(), 4, 3))
+    assert np.isnan(kth(found.copy(), 0, 1))
+
+
 @pytest.mark.parametrize("vectors", [1, 2, 5])
 def test_larger_and_equal_numbers_are_counted_apart(vectors: int) -> None:
     rng = np.random.default_rng(vectors)

@@ -271,7 +271,8 @@ def running() -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have no priority there")
-def test_threads_that_read_give_way_and_the_process_does_not() -> None:
+@pytest.mark.parametrize("pinned", [False, True])
+def test_threads_that_read_give_way_unless_a_gpu_waits(pinned: bool) -> None:
     found: set[int] = set()
 
     class Looking(Slow):
@@ -280,11 +281,13 @@ def test_threads_that_read_give_way_and_the_process_does_not() -> None:
             super().read_into(start, stop, out)
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    stream = shuffled_batches(Looking(rows_of(400)), 400, 7, seed=0, threads=2)
+    deal = Deal(7, 0, 1, 0)
+    ordered = make_order(400, deal, 0, None, False)
+    stream = dealt_batches(Looking(rows_of(400)), ordered, deal, threads=2, pinned=pinned)
     for _ in range(20):
         next(stream)
     stream.close()  # type: ignore[attr-defined]
-    assert found == {min(own + BEHIND, 19)}
+    assert found == {own if pinned else min(own + BEHIND, 19)}
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 

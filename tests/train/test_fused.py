@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from isae.errors import ConfigError
+from isae.errors import ConfigError, DataError, KernelError
 from isae.train import TrainConfig
 from isae.train.fused import FusedStepper, make_stepper
 from isae.train.parameters import State, new_state
@@ -230,10 +230,42 @@ def test_float16_rows_as_stored_give_the_bits_of_scaled_float32(case: str) -> No
         takes = as_stored and stepper.takes_halves
         results = []
         for step in range(3):
-            pieces = [piece_of(half, 0.37, CPU, takes) for half in batch(step).half().split(8)]
-            assert {piece.dtype for piece in pieces} == {torch.float16 if takes else torch.float32}
-            results.append(stepper.step(pieces, 2e-3))
+            piece = piece_of(batch(step).half(), 0.37, CPU, takes)
+            assert piece.dtype == (torch.float16 if takes else torch.float32)
+            results.append(stepper.step([piece], 2e-3))
         found.append((results, stepper.state.params))
     assert found[0][0] == found[1][0]
     for name, value in found[0][1].items():
         assert torch.equal(value, found[1][1][name])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_bad_rows_as_stored_change_nothing(bad: float) -> None:
+    plan = plan_of("cpu")
+    state = new_state(plan, 3, torch.cat([batch(-1), batch(-2)]).numpy())
+    before = {name: value.clone() for name, value in state.params.items()}
+    x = batch(0).half()
+    x[3, 4] = bad
+    with pytest.raises(DataError, match="x: expected finite numbers, found 1 NaN or infinite"):
+        make_stepper(plan, state, scale=0.37).step([x], 2e-3)
+    assert state.step == state.rows == 0
+    for name, value in before.items():
+        assert torch.equal(state.params[name], value)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [batch(0), batch(1).half()],
+        [batch(0).double()],
+        [batch(0)[:, 1:].contiguous()],
+        [batch(0), batch(1)[:, :1]],
+        [batch(0)[0]],
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(pieces: list[torch.Tensor]) -> None:
+    plan = plan_of("cpu")
+    stepper = make_stepper(plan, new_state(plan, 3, batch(-1).numpy()))
+    with pytest.raises(KernelError, match="rows: expected"):
+        stepper.step(pieces, 2e-3)
+    assert stepper.state.step == 0
