@@ -28,9 +28,9 @@ Array = npt.NDArray[Any]
 Allocate = Callable[[int], tuple[Any, Array]]
 """Memory for rows: what batches are cut from, and the same memory as an array."""
 OPEN_WINDOWS = 2
-BEHIND = 5
-"""By so much lower is the priority of threads that give way (Linux' nice): a quarter of a core's
-time where another thread wants it."""
+BEHIND = 10
+"""By so much lower is the priority of threads that give way (Linux' nice): a tenth of a core's time
+where another thread wants it, which still reads some tens of batches a second."""
 _Job = tuple[Callable[[], None], Callable[[BaseException | None], None]]
 """What a thread does, and what is noted after it (under the lock)."""
 
