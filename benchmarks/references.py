@@ -127,7 +127,7 @@ def check_sparse_decode(inputs: Inputs, run: Run) -> Verdict:
 
 
 def check_decode_residual(inputs: Inputs, run: Run) -> Verdict:
-    """Residual, value gradients, squares."""
+    """Residual, value gradients, squares, and the sums of the whole residual found."""
     found = run(inputs)
     rows_R = some(inputs.workload.rows, ROWS, found.r_BD.device)
     x_hat_RD, W_RKD = _decoded(inputs, rows_R)
@@ -138,6 +138,7 @@ def check_decode_residual(inputs: Inputs, run: Run) -> Verdict:
         ("residual", found.r_BD[rows_R], r_RD),
         ("value gradients", found.g_values_BK[rows_R], g_RK),
         ("squares", found.squares_B[rows_R], r_RD.square().sum(1)),
+        ("sums", found.sums_D, found.r_BD.double().sum(0)),
     )
 
 

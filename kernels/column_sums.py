@@ -19,8 +19,7 @@ from isae.kernels.dispatch import choose_kernel
 
 Array = npt.NDArray[Any]
 ROWS, MOST_PARTS = 64, 256
-"""Rows of one partial sum, more where there would be too many of them to keep. Both depend on B
-alone, so the order of additions does not depend on threads."""
+"""Rows of one partial sum, more where there would be too many of them to keep."""
 
 
 def column_sums(
@@ -53,9 +52,9 @@ def column_sums(
     return sums_2D[0], sums_2D[1]
 
 
-def part_rows(rows: int) -> tuple[int, int]:
-    """(rows of a partial sum, partial sums)."""
-    each = max(ROWS, -(-rows // MOST_PARTS))
+def part_rows(rows: int, least: int = ROWS) -> tuple[int, int]:
+    """(rows of a partial sum, partial sums): of B alone, so that threads change no order."""
+    each = max(least, -(-rows // MOST_PARTS))
     return each, -(-rows // each)
 
 

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from isae.compiled import SUMS, compiled, prange
 from isae.kernels.checks import check_indices, check_tensor
+from isae.kernels.column_sums import column_sums, part_rows
 from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.scattered_rows import TOGETHER, add_rows, list_rows, row_products
 from isae.kernels.dispatch import choose_kernel
@@ -27,15 +28,16 @@ from isae.kernels.sparse_outer import PARTS, group_by_latent, sparse_outer
 Array = npt.NDArray[Any]
 
 TAKEN = 32
-"""Rows that a thread takes at once, at most."""
+"""Rows that a thread takes at once, more where B is large; their sum is one addend of the sums."""
 
 
 class Residual(NamedTuple):
-    """What `decode_residual` gives: weighted residuals, value gradients, squared errors."""
+    """What `decode_residual` gives: weighted residuals, value gradients, squared errors, sums."""
 
     r_BD: torch.Tensor
     g_values_BK: torch.Tensor
     squares_B: torch.Tensor
+    sums_D: torch.Tensor
 
 
 def sparse_decode(
@@ -76,10 +78,11 @@ def decode_residual(
     """Residual r = x_hat - x and the gradients of half the weighted squared error.
 
     Of L = 1/2 sum_b weight_b ||x_hat_b - x_b||^2 this gives dL/dx_hat = weight r [B, D], dL/dvalues
-    = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], and ||r_b||^2 without the
-    weight as float64 [B]. On 'triton' the residual has `residual_dtype` (None: the dtype of x), the
-    value gradients and the squares are float32. Not differentiable. `trusted`: the indices are
-    known to be in range, which saves a look at them. Raises KernelError as `sparse_decode` does.
+    = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], ||r_b||^2 without the
+    weight as float64 [B], and the sums of dL/dx_hat over rows as float64 [D]. On 'triton' the
+    residual has `residual_dtype` (None: the dtype of x), the value gradients and the squares are
+    float32. Not differentiable. `trusted`: the indices are known to be in range, which saves a look
+    at them. Raises KernelError as `sparse_decode` does.
     """
     chosen = choose_kernel(kernel, values_BK.device)
     _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen, trusted)
@@ -90,24 +93,26 @@ def decode_residual(
         from isae.kernels.triton.sparse_decode import decode_residual_triton
 
         operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
-        return Residual(*decode_residual_triton(*operands, residual_dtype or x_BD.dtype))
+        found = decode_residual_triton(*operands, residual_dtype or x_BD.dtype)
+        return Residual(*found, column_sums(found[0], kernel=chosen)[0])
     if chosen == "reference":
         r_BD = decode_reference(values_BK, indices_BK, W_dec_ND, b_dec_D) - x_BD
         squares_B = r_BD.double().square().sum(1)
         r_BD = r_BD * weight_B[:, None]
         g_BK = (r_BD @ W_dec_ND.T).gather(1, indices_BK)
-        return Residual(r_BD, torch.where(values_BK > 0, g_BK, 0.0), squares_B)
-    result = Residual(
+        sums_D = r_BD.double().sum(0)
+        return Residual(r_BD, torch.where(values_BK > 0, g_BK, 0.0), squares_B, sums_D)
+    taken, parts = part_rows(rows, TAKEN)
+    sums_PD = np.zeros((parts, d))
+    result = (
         torch.empty_like(x_BD, memory_format=torch.contiguous_format),
         torch.empty_like(values_BK, memory_format=torch.contiguous_format),
-        torch.empty(values_BK.shape[0], dtype=torch.float64),
+        torch.empty(rows, dtype=torch.float64),
     )
     arrays = _arrays(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B, *result)
-    workers = torch.get_num_threads()
-    taken = max(1, min(TAKEN, rows // (4 * workers)))
-    shared: list[Any] = [*arrays, np.zeros(1, np.int64), workers, taken]
+    shared: list[Any] = [*arrays, sums_PD, np.zeros(1, np.int64), torch.get_num_threads(), taken]
     _decode_residual_rows(*shared)
-    return result
+    return Residual(*result, torch.from_numpy(sums_PD.sum(0)))
 
 
 class _SparseDecode(torch.autograd.Function):
@@ -199,12 +204,13 @@ def _check(
 
 
 @compiled(fastmath=SUMS)
-def _weighted_error(r_D: Array, x_D: Array, weight: float) -> float:
+def _weighted_error(r_D: Array, x_D: Array, weight: float, sums_D: Array) -> float:
     square = 0.0
     for c in range(r_D.shape[0]):
         error = r_D[c] - x_D[c]
         square += np.float64(error) * np.float64(error)
         r_D[c] = error * weight
+        sums_D[c] += np.float64(r_D[c])
     return square
 
 
@@ -257,6 +263,7 @@ def _decode_residual_rows(
     r_BD: Array,
     g_BK: Array,
     squares_B: Array,
+    sums_PD: Array,
     counter: Array,
     workers: int,
     taken: int,
@@ -265,15 +272,15 @@ def _decode_residual_rows(
     # Rows are taken, not dealt out: a thread that is held up leaves more to the others.
     for _ in prange(workers):
         (at, factors), products = _room(values_BK), np.empty(k + TOGETHER, g_BK.dtype)
-        first = taken * take(counter.ctypes.data)
-        while first < rows:
-            for b in range(first, min(first + taken, rows)):
+        part = take(counter.ctypes.data)
+        while part < sums_PD.shape[0]:
+            for b in range(part * taken, min(part * taken + taken, rows)):
                 r_BD[b], factors[:k] = b_D, values_BK[b]
                 end = list_rows(W_ND, indices_BK[b], k, at, 0)
                 _list_active(W_ND, indices_BK, b, at, end)
                 add_rows(factors, at, end, r_BD[b])
-                squares_B[b] = _weighted_error(r_BD[b], x_BD[b], weight_B[b])
+                squares_B[b] = _weighted_error(r_BD[b], x_BD[b], weight_B[b], sums_PD[part])
                 row_products(r_BD[b], at[end:], end, products)
                 for j in range(k):
                     g_BK[b, j] = products[j] if values_BK[b, j] > 0 else 0
-            first = taken * take(counter.ctypes.data)
+            part = take(counter.ctypes.data)

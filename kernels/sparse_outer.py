@@ -27,6 +27,7 @@ from isae.kernels.dispatch import choose_kernel
 Array = npt.NDArray[Any]
 PARTS = 64
 """Ranges of latents with about equal work, so that a few hot latents do not idle a thread."""
+MOST_INT32 = 2**31 - 1
 PIECE = 64
 """Pairs whose rows are listed at once; a multiple of TOGETHER."""
 
@@ -80,12 +81,12 @@ def group_by_latent(
         return LatentGroups(indices_BK, torch.searchsorted(latents_P, bounds), order_P)
     if chosen == "cpu":
         offsets_N1 = torch.empty(n + 1, dtype=torch.int64)
-        pairs_P = torch.empty(rows * k, dtype=torch.int64)
+        pairs_P1 = torch.empty(rows * k + 1, dtype=torch.int64)
         values, indices = values_BK.detach().contiguous(), indices_BK.contiguous()
-        _counting_sort(
-            values.view(-1).numpy(), indices.view(-1).numpy(), offsets_N1.numpy(), pairs_P.numpy()
-        )
-        return LatentGroups(indices, offsets_N1, pairs_P[: int(offsets_N1[-1])])
+        place_N = np.zeros(n, np.int32 if rows * k <= MOST_INT32 else np.int64)
+        sorted_to = place_N, offsets_N1.numpy(), pairs_P1.numpy()
+        _counting_sort(values.view(-1).numpy(), indices.view(-1).numpy(), *sorted_to)
+        return LatentGroups(indices, offsets_N1, pairs_P1[: int(offsets_N1[-1])])
     active_P = values_BK.reshape(-1).nonzero()[:, 0]
     latents_P, order_P = torch.sort(indices_BK.reshape(-1)[active_P], stable=True)
     counts_N = torch.bincount(latents_P, minlength=n)
@@ -149,20 +150,22 @@ def sparse_outer(
 
 
 @compiled()
-def _counting_sort(values_P: Array, indices_P: Array, offsets_N1: Array, pairs_P: Array) -> None:
-    n = offsets_N1.shape[0] - 1
-    offsets_N1[:] = 0
-    for p in range(values_P.shape[0]):
-        if values_P[p] != 0:
-            offsets_N1[indices_P[p] + 1] += 1
+def _counting_sort(
+    values_P: Array, indices_P: Array, place_N: Array, offsets_N1: Array, pairs_P1: Array
+) -> None:
+    # Without branches: what is not active goes behind the last pair.
+    pairs, n = values_P.shape[0], place_N.shape[0]
+    for p in range(pairs):
+        place_N[indices_P[p]] += values_P[p] != 0
+    offsets_N1[0] = 0
     for latent in range(n):
-        offsets_N1[latent + 1] += offsets_N1[latent]
-    place_N = offsets_N1[:n].copy()
-    for p in range(values_P.shape[0]):
-        if values_P[p] != 0:
-            latent = indices_P[p]
-            pairs_P[place_N[latent]] = p
-            place_N[latent] += 1
+        offsets_N1[latent + 1] = offsets_N1[latent] + place_N[latent]
+        place_N[latent] = offsets_N1[latent]
+    for p in range(pairs):
+        latent = indices_P[p]
+        active = values_P[p] != 0
+        pairs_P1[place_N[latent] if active else pairs] = p
+        place_N[latent] += active
 
 
 @compiled()

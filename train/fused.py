@@ -26,6 +26,7 @@ from isae.kernels import (
 )
 from isae.kernels.checks import check_finite
 from isae.kernels.cpu.centre import centre_rows
+from isae.kernels.sparse_decode import Residual
 from isae.kernels.topk_encode import encode
 from isae.train.auxk import auxk_gradients
 from isae.train.parameters import State
@@ -94,7 +95,7 @@ class FusedStepper:
         state.step += 1
         state.rows += rows
         codes = (values_BK, indices_BK, residual.g_values_BK)
-        active = self._update(codes, centred_BD, residual.r_BD, aux, lr, 2 / denominator) / rows
+        active = self._update(codes, centred_BD, residual, aux, lr, 2 / denominator) / rows
         weighted = (residual.squares_B.double() * weight_B).sum()
         loss = (weighted + plan.aux_coefficient * aux_sum) / denominator
         measured = (loss, squares / variance, active, dead_N.sum())
@@ -142,7 +143,7 @@ class FusedStepper:
         self,
         codes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         centred_BD: torch.Tensor,
-        r_BD: torch.Tensor,
+        residual: Residual,
         aux: AuxGradients | None,
         lr: float,
         scale: torch.Tensor,
@@ -156,7 +157,7 @@ class FusedStepper:
             values_BK,
             g_values_BK,
             centred_BD,
-            r_BD,
+            residual.r_BD,
             None if plan.tied else self._parameter("W_enc"),
             self._parameter("W_dec"),
             self._parameter("b_enc"),
@@ -169,7 +170,7 @@ class FusedStepper:
             kernel=plan.kernel,
         )
         # The encoder sees x - b_dec, so b_dec also gets minus what reaches the encoder's input.
-        gradient_D = (column_sums(r_BD, kernel=plan.kernel)[0] - through_D) * scale
+        gradient_D = (residual.sums_D - through_D) * scale
         b_dec = self._parameter("b_dec")
         adam_update(
             b_dec.value,

@@ -74,6 +74,7 @@ def test_residual_and_value_gradients(rows: int, d: int, n: int, k: int, kernel:
     error = error.detach()
     assert torch.allclose(result.r_BD, weight[:, None] * error, rtol=1e-12, atol=1e-12)
     assert torch.allclose(result.squares_B, error.square().sum(1), rtol=1e-12)
+    assert torch.allclose(result.sums_D, (weight[:, None] * error).sum(0), rtol=1e-12, atol=1e-11)
     assert torch.allclose(
         result.g_values_BK, torch.where(values > 0, leaf.grad, 0.0), rtol=1e-11, atol=1e-11
     )

@@ -111,6 +111,7 @@ def test_decode_residual(
         assert torch.allclose(found.r_BD.double(), weighted, rtol=2.0**-7, atol=1e-5)
     close(found.g_values_BK, torch.where(values > 0, g, 0.0), d + k)
     close(found.squares_B, r.square().sum(1), d + k)
+    close(found.sums_D, found.r_BD.double().sum(0), rows)
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
