@@ -2,7 +2,8 @@
 
 A job is a block to read, or the part of a slab to gather from one window; gathering goes first. A
 job that ends starts what has become possible, so no thread waits for another one, and which thread
-does what changes nothing in the result.
+does what changes nothing in the result. Threads that give way to others are helped by who waits for
+them, or a busy machine would keep it waiting.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ Array = npt.NDArray[Any]
 Allocate = Callable[[int], tuple[Any, Array]]
 """Memory for rows: what batches are cut from, and the same memory as an array."""
 OPEN_WINDOWS = 2
-BEHIND = 10
-"""By so much lower is the priority of threads that give way (Linux' nice): a tenth of a core's time
-where another thread wants it, which still reads some tens of batches a second."""
+BEHIND = 19
+"""By so much lower is the priority of threads that give way (Linux' nice): they have a 70th of a
+core's time where another thread wants it, and else what is idle."""
 _Job = tuple[Callable[[], None], Callable[[BaseException | None], None]]
 """What a thread does, and what is noted after it (under the lock)."""
 
@@ -116,7 +117,8 @@ def plan_windows(order: Order, deal: Deal, together: int) -> Iterator[OpenWindow
 class Pipeline:
     """Reads and gathers in threads, at most `threads` + 1 slabs ahead of the one given out.
 
-    gives_way: the threads run behind others that want the processor, where Linux is.
+    gives_way: the threads run behind others that want the processor, where Linux is; who waits
+    for a slab does meanwhile what it needs and no thread has begun.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Pipeline:
         gives_way: bool = True,
     ) -> None:
         self.plan, self.memory, self.allocate, self.threads = plan, memory, allocate, threads
+        self.gives_way = gives_way
         self.pool = ThreadPoolExecutor(
             threads,
             thread_name_prefix="isae-read-ahead",
@@ -143,9 +146,8 @@ class Pipeline:
     def results(self) -> Iterator[tuple[Any, int]]:
         """The slabs in order: what batches are cut from, and the number of rows."""
         while True:
+            self._wait()
             with self.changed:
-                self._start_jobs()
-                self.changed.wait_for(self._settled)
                 if self.broken is not None:
                     raise self.broken
                 slab = self.slabs.get(self.given)
@@ -166,6 +168,21 @@ class Pipeline:
         with self.changed:
             self.closed = True
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _wait(self) -> None:
+        """Until the next slab is settled."""
+        while True:
+            with self.changed:
+                self._start_jobs()
+                job = None
+                while job is None:
+                    if self._settled():
+                        return
+                    job = self._needed()
+                    if job is None:
+                        self.changed.wait()
+                self.running += 1
+            self._run(*job)
 
     def _settled(self) -> bool:
         """Whether the next slab is whole, can never be, or does not exist."""
@@ -188,6 +205,15 @@ class Pipeline:
                 return
             self.pool.submit(self._run, *job)
             self.running += 1
+
+    def _needed(self) -> _Job | None:
+        """What the next slab waits for, to be done by who waits for it (under the lock)."""
+        one = next((one for one in self.windows if one.parts), None)
+        if not self.gives_way or one is None or one.parts[0].slab.number > self.given:
+            return None
+        if one.loaded:
+            return self._next_gather()
+        return self._next_read() if one.blocks else None
 
     def _run(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         error: BaseException | None = None
