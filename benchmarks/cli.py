@@ -23,6 +23,9 @@ app = new_app("Measure kernels, training steps, stores and analyses, against cei
 
 WorkloadOption = Annotated[str, typer.Option(help="L, W, M, cpu or tiny.")]
 KernelOption = Annotated[str, typer.Option(help="auto, triton, cpu or reference.")]
+StepKernelOption = Annotated[
+    str, typer.Option(help="auto, triton, cpu or reference; also as in cpu:bfloat16.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutOption = Annotated[Path | None, typer.Option(help="Write the results as JSON to this file.")]
 SecondsOption = Annotated[float, typer.Option(help="Seconds to measure each thing, at least.")]
@@ -69,7 +72,7 @@ def kernels(
 @app.command()
 def train(
     workload: WorkloadOption = "cpu",
-    kernel: KernelOption = "auto",
+    kernel: StepKernelOption = "auto",
     device: DeviceOption = "auto",
     peers: Annotated[
         str, typer.Option(help="Comma-separated: sparsify, sae-lens, dictionary-learning; or none.")
@@ -114,7 +117,10 @@ def quality(
     store: Annotated[str, typer.Argument(help="An activation store with held-out rows.")],
     layer: Annotated[str, typer.Option(help="A layer of the store.")] = "mixed4c",
     kernels: Annotated[
-        str, typer.Option(help="Kernels of isae; the first is compared with everything else.")
+        str,
+        typer.Option(
+            help="Kernels of isae, also as in cpu:bfloat16; the first is compared with all else."
+        ),
     ] = "auto,reference",
     peers: Annotated[str, typer.Option(help="Comma-separated, or none.")] = "sparsify",
     device: DeviceOption = "auto",

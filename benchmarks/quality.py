@@ -34,7 +34,7 @@ import torch
 
 from isae.benchmarks.measure import commit, machine
 from isae.benchmarks.peers import INSTALL, Job, Trainer, installed
-from isae.benchmarks.training import Ours
+from isae.benchmarks.training import Ours, split_kernel
 from isae.benchmarks.workloads import Workload
 from isae.errors import ConfigError, DataError, unknown_name
 from isae.kernels.dispatch import choose_kernel
@@ -99,7 +99,7 @@ def bench_quality(
     kernels that nobody can train.
     """
     for kernel in kernels:
-        choose_kernel(kernel, device)
+        choose_kernel(split_kernel(kernel)[0], device)
     if k > latents:
         raise ConfigError(f"expected k of at most latents = {latents}, found {k}; lower k")
     data = _open(path, layer, batch, device)

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from isae.benchmarks.kernels import header, operand_dtype
+from isae.benchmarks.kernels import header
 from isae.benchmarks.measure import (
     NORMAL,
     Ceilings,
@@ -57,13 +57,20 @@ class MemoryLayer:
     train_rows: int
 
 
+def split_kernel(text: str) -> tuple[str, str]:
+    """(kernel, precision) of "kernel" or "kernel:precision"."""
+    kernel, _, precision = text.partition(":")
+    return kernel, precision or "auto"
+
+
 class Ours:
-    """isae's own step."""
+    """isae's own step; `kernel` may end in a precision, as in "cpu:bfloat16"."""
 
     name = "isae"
 
     def __init__(self, job: Job, kernel: str) -> None:
         work = job.workload
+        kernel, precision = split_kernel(kernel)
         config = TrainConfig(
             layer="layer",
             k=work.k,
@@ -74,6 +81,7 @@ class Ours:
             lr=job.lr,
             dead_rows=job.dead_rows,
             kernel=kernel,
+            precision=precision,
             device=str(job.device),
         )
         rows = work.rows * POOL
@@ -138,7 +146,7 @@ def bench_training(
     lr = 2e-4 / math.sqrt(workload.n / 2**14)
     job = Job(workload, device, lr, steps + WARMUP, dead_rows, seed, pool[0][:4096])
     own, timed = _checked(job, kernel, pool[0], note)
-    dtype = operand_dtype(own["kernel"], device)
+    dtype = torch.bfloat16 if own["dtype"] == "bfloat16" else torch.float32
     ceilings = measure_ceilings(device, dtype, effort, small=workload.rows * workload.d < 1 << 16)
     floor = floor_seconds(workload, ceilings)
     started, absent = _started(peers, job, pool[0], note)

@@ -20,18 +20,23 @@ def check_tensor(
     like: torch.Tensor | None = None,
     *,
     kernel: str = "reference",
+    halves: bool = False,
 ) -> None:
     """Raise KernelError unless `tensor` is of `shape` (None: any length) and of a dtype that the
     chosen kernel takes: float32 or float64; for 'triton' float32, bfloat16 or float16.
 
-    `like`: a tensor whose device, and but for 'triton' whose dtype, must be the same.
+    `like`: a tensor whose device, and but for 'triton' whose dtype, must be the same. `halves`:
+    for 'cpu' bfloat16 is taken, too, where `like` is float32.
     """
     allowed = TRITON_FLOATS if kernel == "triton" else FLOATS
-    if tensor.dtype not in allowed:
+    single = like is not None and like.dtype == torch.float32
+    mixed = halves and kernel == "cpu" and single and tensor.dtype == torch.bfloat16
+    if tensor.dtype not in allowed and not mixed:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         raise KernelError(f"{name}: expected {names}, found {tensor.dtype}; convert it")
     _check_shape(name, tensor, shape)
-    if like is not None and tensor.dtype != like.dtype and kernel != "triton":
+    may_differ = kernel == "triton" or mixed
+    if like is not None and tensor.dtype != like.dtype and not may_differ:
         raise KernelError(f"{name}: expected dtype {like.dtype}, found {tensor.dtype}; convert it")
     if like is not None and tensor.device != like.device:
         raise KernelError(f"{name}: expected device {like.device}, found {tensor.device}; move it")

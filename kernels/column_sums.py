@@ -13,6 +13,7 @@ import torch
 
 from isae.compiled import compiled, prange
 from isae.kernels.checks import check_tensor
+from isae.kernels.cpu.bfloat16 import narrow_row
 from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.scale import scale_row
 from isae.kernels.dispatch import choose_kernel
@@ -46,7 +47,8 @@ def column_sums(
     # By NumPy: threads of torch spin on after filling or adding, beside the loops that follow.
     sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))
     x, weight = x_BD.detach().contiguous().numpy(), weight_B.detach().contiguous().numpy()
-    centring = np.empty((0, 0), np.uint16), 1.0, np.empty(0, x.dtype), x[:0]
+    none = np.empty((0, 0), np.uint16)
+    centring = none, 1.0, np.empty(0, x.dtype), x[:0], none
     sum_parts(x, *centring, weight, rows, np.zeros(1, np.int64), workers, sums_P2D)
     sums_2D = torch.from_numpy(sums_P2D.sum(0))
     return sums_2D[0], sums_2D[1]
@@ -74,13 +76,15 @@ def sum_parts(
     scale: float,
     b_D: Array,
     centred_BD: Array,
+    rounded_BD: Array,
     weight_B: Array,
     rows: int,
     counter: Array,
     workers: int,
     sums_P2D: Array,
 ) -> None:
-    """Partial sums of w x and w x^2; on the way x - b too, unless that has no rows.
+    """Partial sums of w x and w x^2; on the way x - b too, and the bits of that in bfloat16, unless
+    they have no rows.
 
     x is what the bits of float16 in `halves` are, times scale, unless those have no rows.
     """
@@ -99,4 +103,6 @@ def sum_parts(
                 _add_row(x_D, np.float64(weight_B[r]), sums_P2D[part, 0], sums_P2D[part, 1])
                 if centred:
                     np.subtract(x_D, b_D, centred_BD[r])
+                if rounded_BD.shape[0]:
+                    narrow_row(centred_BD[r], rounded_BD[r])
             part = take(counter.ctypes.data)

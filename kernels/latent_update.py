@@ -93,7 +93,8 @@ def latent_update(
 
     What is returned is of the encoder before the update and without grad_scale: minus it is the
     encoder's part of the gradient of b_dec. x_BD is what the encoder saw, r_BD the (weighted)
-    residual; `groups` are the pairs with values > 0. `step` counts from 1.
+    residual; where parameters are float32 they may be bfloat16 (not on 'reference'). `groups` are
+    the pairs with values > 0. `step` counts from 1.
     Raises KernelError for shapes, dtypes and devices that do not fit, step < 1 and clip < 0.
     """
     chosen = choose_kernel(kernel, values_BK.device)
@@ -106,7 +107,7 @@ def latent_update(
         rates = Rates(float(grad_scale), clip, lr, step, adam)
         rows = (values_BK, g_values_BK, x_BD, r_BD)
         return _latent_update_reference(groups, rows, W_enc, W_dec, b_enc, rates, unit, aux)
-    precision = torch.float32 if chosen == "triton" else x_BD.dtype
+    precision = torch.float32 if chosen == "triton" else W_dec.value.dtype
     numbers = update_numbers(lr, step, adam, clip, grad_scale, precision, x_BD.device)
     batch = (values_BK, g_values_BK, x_BD, r_BD)
     update = _latent_update_cpu if chosen == "cpu" else _latent_update_triton
@@ -139,10 +140,15 @@ def _latent_update_cpu(
 ) -> torch.Tensor:
     enc, dec, _ = parameters
     triples = [(one.value, one.first, one.second) for one in parameters]
-    through_D = latent_update_cpu(groups, batch, triples, enc is dec, aux, numbers, unit)
-    for matrix in (enc, dec):
-        if matrix.low is not None:
-            matrix.low.copy_(matrix.value)
+    copies = [one.low for one in (enc, dec)]
+    fit = dec.value.dtype == torch.float32
+    in_loop = [
+        low if fit and low is not None and low.dtype == torch.bfloat16 else None for low in copies
+    ]
+    through_D = latent_update_cpu(groups, batch, triples, in_loop, enc is dec, aux, numbers, unit)
+    for one, low, written in zip((enc, dec), copies, in_loop, strict=True):
+        if low is not None and written is None:
+            low.copy_(one.value)
     return through_D
 
 
@@ -252,10 +258,11 @@ def _check(
     n, d = W_dec.value.shape
     x_BD = rows[0]
     shape = (x_BD.shape[0], groups.indices_BK.shape[1])
+    like = W_dec.value
     for name, tensor in zip(("values", "g_values"), codes, strict=True):
-        check_tensor(name, tensor, shape, like=x_BD, kernel=kernel)
+        check_tensor(name, tensor, shape, like=like, kernel=kernel)
     for name, tensor in zip(("x", "r"), rows, strict=True):
-        check_tensor(name, tensor, (shape[0], d), like=x_BD, kernel=kernel)
+        check_tensor(name, tensor, (shape[0], d), like=like, kernel=kernel, halves=True)
     if groups.n != n:
         raise KernelError(f"groups: expected {n} latents as in W_dec, found {groups.n}")
     for name, parameter, want in (
@@ -264,7 +271,7 @@ def _check(
         ("b_enc", b_enc, (n,)),
     ):
         for tensor in (parameter.value, parameter.first, parameter.second):
-            check_tensor(name, tensor, want, like=x_BD, kernel=kernel)
+            check_tensor(name, tensor, want, like=like, kernel=kernel)
             if not tensor.is_contiguous() or (kernel == "triton" and tensor.dtype != torch.float32):
                 raise KernelError(
                     f"{name}: expected contiguous float32 parameters and moments, "
@@ -291,4 +298,4 @@ def _check_extras(
     if aux is not None:
         q = aux.latents_Q.shape[0]
         for tensor, shape in ((aux.enc_QD, (q, d)), (aux.dec_QD, (q, d)), (aux.b_Q, (q,))):
-            check_tensor("aux", tensor, shape, like=x_BD, kernel=kernel)
+            check_tensor("aux", tensor, shape, like=W_dec.value, kernel=kernel)

@@ -18,8 +18,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from isae.compiled import SUMS, compiled, prange
+from isae.errors import KernelError
 from isae.kernels.checks import check_indices, check_tensor
 from isae.kernels.column_sums import column_sums, part_rows
+from isae.kernels.cpu.bfloat16 import HALF, array_of, narrow_row
 from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.scattered_rows import TOGETHER, add_rows, list_rows, row_products
 from isae.kernels.dispatch import choose_kernel
@@ -79,13 +81,14 @@ def decode_residual(
 
     Of L = 1/2 sum_b weight_b ||x_hat_b - x_b||^2 this gives dL/dx_hat = weight r [B, D], dL/dvalues
     = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], ||r_b||^2 without the
-    weight as float64 [B], and the sums of dL/dx_hat over rows as float64 [D]. On 'triton' the
-    residual has `residual_dtype` (None: the dtype of x), the value gradients and the squares are
-    float32. Not differentiable. `trusted`: the indices are known to be in range, which saves a look
-    at them. Raises KernelError as `sparse_decode` does.
+    weight as float64 [B], and the sums of dL/dx_hat over rows as float64 [D]. On 'triton' and 'cpu'
+    the residual has `residual_dtype` (None: the dtype of x), and all else is computed before it is
+    rounded; on 'cpu' W_dec and that may be bfloat16 where the others are float32; on 'triton' the
+    value gradients and the squares are float32. Not differentiable. `trusted`: the indices are
+    known to be in range, which saves a look at them. Raises KernelError as `sparse_decode` does.
     """
     chosen = choose_kernel(kernel, values_BK.device)
-    _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen, trusted)
+    _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen, trusted, halves=True)
     rows, d = values_BK.shape[0], W_dec_ND.shape[1]
     check_tensor("x", x_BD, (rows, d), like=values_BK, kernel=chosen)
     check_tensor("weight", weight_B, (rows,), like=values_BK, kernel=chosen)
@@ -102,10 +105,14 @@ def decode_residual(
         g_BK = (r_BD @ W_dec_ND.T).gather(1, indices_BK)
         sums_D = r_BD.double().sum(0)
         return Residual(r_BD, torch.where(values_BK > 0, g_BK, 0.0), squares_B, sums_D)
+    if residual_dtype not in (None, x_BD.dtype, torch.bfloat16):
+        raise KernelError(
+            f"residual: expected {x_BD.dtype} or torch.bfloat16, found {residual_dtype}"
+        )
     taken, parts = part_rows(rows, TAKEN)
     sums_PD = np.zeros((parts, d))
     result = (
-        torch.empty_like(x_BD, memory_format=torch.contiguous_format),
+        torch.empty(rows, d, dtype=residual_dtype or x_BD.dtype),
         torch.empty_like(values_BK, memory_format=torch.contiguous_format),
         torch.empty(rows, dtype=torch.float64),
     )
@@ -183,7 +190,7 @@ def _row_products(
 
 
 def _arrays(*tensors: torch.Tensor) -> list[Array]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
+    return [array_of(tensor.detach().contiguous()) for tensor in tensors]
 
 
 def _check(
@@ -193,9 +200,10 @@ def _check(
     b_dec_D: torch.Tensor | None,
     kernel: str,
     trusted: bool = False,
+    halves: bool = False,
 ) -> None:
     check_tensor("values", values_BK, (None, None), kernel=kernel)
-    check_tensor("W_dec", W_dec_ND, (None, None), like=values_BK, kernel=kernel)
+    check_tensor("W_dec", W_dec_ND, (None, None), like=values_BK, kernel=kernel, halves=halves)
     if b_dec_D is not None:
         check_tensor("b_dec", b_dec_D, (W_dec_ND.shape[1],), like=values_BK, kernel=kernel)
     rows, k = values_BK.shape
@@ -239,7 +247,8 @@ def _decode_rows(
         at, factors = _room(values_BK)
         for b in range(rows * part // parts, rows * (part + 1) // parts):
             out_BD[b], factors[:k] = b_D, values_BK[b]
-            add_rows(factors, at, _list_active(W_ND, indices_BK, b, at, 0), out_BD[b])
+            end = _list_active(W_ND, indices_BK, b, at, 0)
+            add_rows(factors, at, end, out_BD[b], W_ND.itemsize)
 
 
 @compiled(parallel=True)
@@ -248,7 +257,8 @@ def _product_rows(g_BD: Array, indices_BK: Array, W_ND: Array, out_BK: Array, pa
     for part in prange(parts):
         at, products = _room(out_BK)
         for b in range(rows * part // parts, rows * (part + 1) // parts):
-            row_products(g_BD[b], at, _list_active(W_ND, indices_BK, b, at, 0), products)
+            end = _list_active(W_ND, indices_BK, b, at, 0)
+            row_products(g_BD[b], at, end, products, W_ND.itemsize)
             out_BK[b] = products[:k]
 
 
@@ -272,15 +282,20 @@ def _decode_residual_rows(
     # Rows are taken, not dealt out: a thread that is held up leaves more to the others.
     for _ in prange(workers):
         (at, factors), products = _room(values_BK), np.empty(k + TOGETHER, g_BK.dtype)
+        r_D = np.empty(x_BD.shape[1], x_BD.dtype)
         part = take(counter.ctypes.data)
         while part < sums_PD.shape[0]:
             for b in range(part * taken, min(part * taken + taken, rows)):
-                r_BD[b], factors[:k] = b_D, values_BK[b]
+                r_D[:], factors[:k] = b_D, values_BK[b]
                 end = list_rows(W_ND, indices_BK[b], k, at, 0)
                 _list_active(W_ND, indices_BK, b, at, end)
-                add_rows(factors, at, end, r_BD[b])
-                squares_B[b] = _weighted_error(r_BD[b], x_BD[b], weight_B[b], sums_PD[part])
-                row_products(r_BD[b], at[end:], end, products)
+                add_rows(factors, at, end, r_D, W_ND.itemsize)
+                squares_B[b] = _weighted_error(r_D, x_BD[b], weight_B[b], sums_PD[part])
+                row_products(r_D, at[end:], end, products, W_ND.itemsize)
                 for j in range(k):
                     g_BK[b, j] = products[j] if values_BK[b, j] > 0 else 0
+                if r_BD.itemsize == HALF:
+                    narrow_row(r_D, r_BD[b])
+                else:
+                    r_BD[b] = r_D
             part = take(counter.ctypes.data)

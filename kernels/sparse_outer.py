@@ -220,4 +220,4 @@ def _outer_parts(
                 take_pairs(pairs_P, first, count, k, coefficients, rows, factors)
                 end = list_rows(y_BD, rows, count, at, 0)
                 at[end : end + TOGETHER] = at[0]
-                add_rows(factors, at, end, out_ND[latent])
+                add_rows(factors, at, end, out_ND[latent], y_BD.itemsize)

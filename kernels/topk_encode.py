@@ -115,12 +115,15 @@ def topk_reference(pre_BN: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Te
 def encode_cpu(
     x_BD: torch.Tensor, W_ND: torch.Tensor, b_N: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The compiled path: 8-bit filter or GEMM in chunks, pruned top-k (no checks, no gradients)."""
+    """The compiled path: 8-bit filter or GEMM in chunks, pruned top-k (no checks, no gradients).
+
+    W may be bfloat16 where x and b are float32: products are of its numbers in float32.
+    """
     if can_filter(x_BD, W_ND.shape[0], k):
         found = filtered_topk(x_BD, W_ND, b_N, k)
         if found is not None:
             return found
-    return encode_in_chunks(x_BD, W_ND, b_N, k)
+    return encode_in_chunks(x_BD, W_ND.to(x_BD.dtype), b_N, k)
 
 
 def encode_in_chunks(

@@ -72,7 +72,7 @@ def train(
     ] = 0.0,
     kernel: Annotated[str, typer.Option(help="auto, triton, cpu, or reference (dense).")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of products: auto, float32, bfloat16 (kernel triton).")
+        str, typer.Option(help="Of products: auto, float32, bfloat16 (not with reference).")
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Processor threads to use.")] = None,

@@ -70,8 +70,8 @@ class TrainConfig:
     kernel: str = "auto"
     """auto | triton | cpu | reference."""
     precision: str = "auto"
-    """Of products and gathers: float32, bfloat16 (kernel triton) or auto: bfloat16 on a GPU with
-    kernel triton, else float32. Parameters and moments are float32 always."""
+    """Of products and gathers: float32, bfloat16 (kernels triton and cpu) or auto: bfloat16 on a
+    GPU with kernel triton, else float32. Parameters and moments are float32 always."""
     device: str = "auto"
     """auto | cpu | cuda | cuda:N."""
     eval_every: int | None = None

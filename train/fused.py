@@ -3,9 +3,10 @@
 The same loss and the same update as `isae.train.step`, from sparse codes straight to new
 parameters (`isae.kernels.latent_update`). Pieces of a batch are one batch here: a step holds its
 rows as pieces, as one, centred, and as residuals (16 B D bytes; 10 where they come as one piece of
-float16), and its codes (24 B K). With
-precision bfloat16 the products and gathers read copies of W_enc and W_dec in bfloat16, which every
-update writes anew from the float32 masters.
+float16), and its codes (24 B K). With precision bfloat16 the products and gathers read copies of
+W_enc and W_dec in bfloat16, which every update writes anew from the float32 masters, and gradients
+are summed of rows and residuals in bfloat16; on the CPU what those are rounded from is what is
+encoded and compared, and AuxK is computed in float32.
 
 Shapes: B rows, D channels, N latents, K active latents, Q dead latents.
 """
@@ -69,7 +70,7 @@ class FusedStepper:
         # Where AuxK wants them, the dead latents' number must be known here: the device is waited
         # for at the start of a step, when it is idle anyway.
         dead_Q = dead_N.nonzero()[:, 0] if plan.k_aux else None
-        centred_BD, sums_D, sumsq_D = self._centred(x_BD, b_dec_D)
+        centred_BD, seen_BD, sums_D, sumsq_D = self._centred(x_BD, b_dec_D)
         values_BK, indices_BK = encode(centred_BD, W_enc_ND, b_enc_N, plan.k, plan.kernel)
         bias_D, target_BD = b_dec_D, x_BD
         if plan.kernel == "cpu":
@@ -86,16 +87,18 @@ class FusedStepper:
             check_finite("x_hat - x", residual.r_BD)
         aux, aux_sum = None, torch.zeros((), dtype=torch.float64, device=x_BD.device)
         if dead_Q is not None and dead_Q.numel():
+            r_BD = residual.r_BD
+            if plan.kernel == "cpu":
+                W_enc_ND, W_dec_ND = self._master("W_enc"), self._master("W_dec")
+                r_BD = r_BD.to(W_dec_ND.dtype)
             encoder = (W_enc_ND, b_enc_N)
-            aux, aux_sum = auxk_gradients(
-                plan, encoder, W_dec_ND, centred_BD, residual.r_BD, dead_Q
-            )
+            aux, aux_sum = auxk_gradients(plan, encoder, W_dec_ND, centred_BD, r_BD, dead_Q)
         variance = (sumsq_D - sums_D.square() / rows).sum().clamp_min(1e-30)
         denominator = torch.full_like(variance, rows) if plan.relative_loss else variance
         state.step += 1
         state.rows += rows
         codes = (values_BK, indices_BK, residual.g_values_BK)
-        active = self._update(codes, centred_BD, residual, aux, lr, 2 / denominator) / rows
+        active = self._update(codes, seen_BD, residual, aux, lr, 2 / denominator) / rows
         weighted = (residual.squares_B.double() * weight_B).sum()
         loss = (weighted + plan.aux_coefficient * aux_sum) / denominator
         measured = (loss, squares / variance, active, dead_N.sum())
@@ -119,20 +122,26 @@ class FusedStepper:
 
     def _centred(
         self, x_BD: torch.Tensor, b_dec_D: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(x - b_dec in the dtype of the products, column sums of x, of x^2)."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(x - b_dec to be encoded, the same of which gradients are made, sums of x, of x^2)."""
         if self.plan.kernel != "cpu":
             sums_D, sumsq_D = column_sums(x_BD, kernel=self.plan.kernel)
-            return (x_BD - b_dec_D).to(self.dtype), sums_D, sumsq_D
-        centred_BD, sums_D, sumsq_D = centre_rows(x_BD, b_dec_D, self.scale)
-        if not bool(sumsq_D.isfinite().all()):
+            centred_BD = (x_BD - b_dec_D).to(self.dtype)
+            return centred_BD, centred_BD, sums_D, sumsq_D
+        low = self.dtype == torch.bfloat16
+        centred = centre_rows(x_BD, b_dec_D, self.scale, low)
+        if not bool(centred.sumsq_D.isfinite().all()):
             # On a device nobody waits for this: there the loss tells, after the update.
             check_finite("x", x_BD)
-        return centred_BD, sums_D, sumsq_D
+        seen_BD = centred.low_BD if low else centred.rows_BD
+        return centred.rows_BD, seen_BD, centred.sums_D, centred.sumsq_D
 
     def _matrix(self, name: str) -> torch.Tensor:
         matrices = self.low or self.state.params
         return matrices.get(name, matrices["W_dec"])
+
+    def _master(self, name: str) -> torch.Tensor:
+        return self.state.params.get(name, self.state.params["W_dec"])
 
     def _parameter(self, name: str) -> Parameter:
         state = self.state
@@ -142,7 +151,7 @@ class FusedStepper:
     def _update(
         self,
         codes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        centred_BD: torch.Tensor,
+        seen_BD: torch.Tensor,
         residual: Residual,
         aux: AuxGradients | None,
         lr: float,
@@ -156,7 +165,7 @@ class FusedStepper:
             groups,
             values_BK,
             g_values_BK,
-            centred_BD,
+            seen_BD,
             residual.r_BD,
             None if plan.tied else self._parameter("W_enc"),
             self._parameter("W_dec"),

@@ -137,10 +137,10 @@ def _precision(config: TrainConfig, kernel: str, device: str) -> str:
     if config.precision == "auto":
         return "bfloat16" if kernel == "triton" and device == "cuda" else "float32"
     check(
-        config.precision == "float32" or kernel == "triton",
+        config.precision == "float32" or kernel != "reference",
         "precision float32 with this kernel",
         config.precision,
-        "leave --precision out, or use --kernel triton",
+        "leave --precision out, or use --kernel triton or cpu",
     )
     check(
         not (config.precision == "bfloat16" and interpreted(kernel, device)),

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 
 from isae.compiled import compiled, prange
+from isae.kernels.cpu.bfloat16 import array_of
 from isae.kernels.cpu.instructions import prefetch, take
 from isae.kernels.cpu.int8_tile import MOST_CHANNELS, TILE_ROWS, has_int8_tile, score_panel
 from isae.kernels.cpu.ranks import MOST_RANKED, kth_largest, rank_k_largest
@@ -56,8 +57,11 @@ def can_filter(x_BD: torch.Tensor, n: int, k: int) -> bool:
 def filtered_topk(
     x_BD: torch.Tensor, W_ND: torch.Tensor, b_N: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """ReLU of the k largest of x W^T + b per row, sorted, or None if numbers are too large."""
-    x, w, b = (tensor.detach().contiguous().numpy() for tensor in (x_BD, W_ND, b_N))
+    """ReLU of the k largest of x W^T + b per row, sorted, or None if numbers are too large.
+
+    x and b float32, W float32 or bfloat16.
+    """
+    x, w, b = (array_of(tensor.detach().contiguous()) for tensor in (x_BD, W_ND, b_N))
     slack = slack_of(x.shape[1])
     packed, rounded = pack_and_round(w, b, x)
     largest_bias = np.abs(b).max()
@@ -84,7 +88,7 @@ def _compute(
     end = list_rows(w_ND, indices, count, at, 0)
     for j in range(end, end + TOGETHER):
         at[j] = at[end - 1]
-    row_products(x_D, at, end, out)
+    row_products(x_D, at, end, out, w_ND.itemsize)
     for j in range(count):
         out[j] += bias_N[indices[j]]
 

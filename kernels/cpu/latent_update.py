@@ -18,6 +18,7 @@ import torch
 
 from isae.compiled import SUMS, compiled, prange
 from isae.kernels.adam_update import TINY, adam_row, products
+from isae.kernels.cpu.bfloat16 import array_of, narrow_row
 from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.scattered_rows import (
     TOGETHER,
@@ -37,6 +38,7 @@ def latent_update_cpu(
     groups: LatentGroups,
     batch: tuple[torch.Tensor, ...],
     parameters: list[Three],
+    copies: list[torch.Tensor | None],
     tied: bool,
     aux: tuple[torch.Tensor, ...] | None,
     numbers: torch.Tensor,
@@ -44,26 +46,30 @@ def latent_update_cpu(
 ) -> torch.Tensor:
     """Update in place -> W_enc^T g_b [D] of the encoder before (no checks).
 
-    batch: values [B, K], g_values [B, K], x [B, D], r [B, D], contiguous; parameters: value and
-    moments of W_enc (of W_dec again where tied), W_dec, b_enc; aux: row of each latent or -1 [N],
-    then gradients; numbers: scale, step size, 1/root of bias, betas, eps, clip.
+    batch: values [B, K], g_values [B, K], x [B, D], r [B, D], contiguous, x and r maybe in
+    bfloat16; parameters: value and moments of W_enc (of W_dec again where tied), W_dec, b_enc;
+    copies: of W_enc and W_dec in bfloat16, to be written anew, or None; aux: row of each latent or
+    -1 [N], then gradients; numbers: scale, step size, 1/root of bias, betas, eps, clip.
     """
     values_BK, g_values_BK, x_BD, r_BD = batch
-    n, d = parameters[1][0].shape
+    value_ND = parameters[1][0]
+    n, d = value_ND.shape
     if aux is None:
-        aux = (torch.from_numpy(np.full(n, -1, np.int32)), x_BD[:0], x_BD[:0], x_BD[:0, 0])
+        none_QD = value_ND[:0]
+        aux = (torch.from_numpy(np.full(n, -1, np.int32)), none_QD, none_QD, none_QD[:, 0])
     through_PD = np.zeros((PARTS, d))  # by NumPy: torch's threads would spin beside the loop
     _update_parts(
         groups.offsets_N1.numpy(),
         groups.pairs_P.numpy(),
         values_BK.view(-1).numpy(),
         g_values_BK.view(-1).numpy(),
-        x_BD.numpy(),
-        r_BD.numpy(),
+        array_of(x_BD),
+        array_of(r_BD),
         values_BK.shape[1],
         _arrays(parameters[0]),
         _arrays(parameters[1]),
         _arrays(parameters[2]),
+        (_bits(copies[0]), _bits(copies[1])),
         tied,
         (aux[0].numpy(), aux[1].numpy(), aux[2].numpy(), aux[3].numpy()),
         numbers.numpy(),
@@ -72,7 +78,11 @@ def latent_update_cpu(
         torch.get_num_threads(),
         through_PD,
     )
-    return torch.from_numpy(through_PD.sum(0)).to(x_BD.dtype)
+    return torch.from_numpy(through_PD.sum(0)).to(value_ND.dtype)
+
+
+def _bits(copy_ND: torch.Tensor | None) -> Array:
+    return np.empty((0, 0), np.uint16) if copy_ND is None else array_of(copy_ND)
 
 
 def _arrays(three: Three) -> tuple[Array, Array, Array]:
@@ -110,7 +120,14 @@ def _square_left(g_D: Array, w_D: Array, scale: float, along: float) -> float:
 
 
 @compiled()
-def _update_row(row: tuple[Array, Array, Array], g_D: Array, numbers: Array, unit: bool) -> None:
+def _update_row(
+    row: tuple[Array, Array, Array],
+    g_D: Array,
+    numbers: Array,
+    unit: bool,
+    copy_ND: Array,
+    n: int,
+) -> None:
     w_D, m_D, v_D = row
     one, zero = w_D.dtype.type(1), w_D.dtype.type(0)
     along, shorter, clip = zero, one, numbers[6]
@@ -125,6 +142,8 @@ def _update_row(row: tuple[Array, Array, Array], g_D: Array, numbers: Array, uni
         square = products(w_D, w_D)
         if square > 0:
             _scale(w_D, one / np.sqrt(square))
+    if copy_ND.shape[0]:
+        narrow_row(w_D, copy_ND[n])
 
 
 @compiled()
@@ -146,9 +165,9 @@ def _sum_latent(
         take_pairs(pairs_P, first, count, k, g_values, rows, factors)
         end = list_rows(x_BD, rows, count, at, 0)
         at[list_rows(r_BD, rows, count, at, end) :][:TOGETHER] = at[-TOGETHER:]
-        add_rows(factors, at, end, g_enc_D)
+        add_rows(factors, at, end, g_enc_D, x_BD.itemsize)
         take_pairs(pairs_P, first, count, k, values, rows, factors)
-        add_rows(factors, at[end:], end, g_dec_D)
+        add_rows(factors, at[end:], end, g_dec_D, r_BD.itemsize)
 
 
 @compiled(parallel=True)
@@ -163,6 +182,7 @@ def _update_parts(
     enc: tuple[Array, Array, Array],
     dec: tuple[Array, Array, Array],
     bias: tuple[Array, Array, Array],
+    copies: tuple[Array, Array],
     tied: bool,
     aux: tuple[Array, Array, Array, Array],
     numbers: Array,
@@ -172,13 +192,13 @@ def _update_parts(
     through_PD: Array,
 ) -> None:
     parts, d = through_PD.shape
-    zero = x_BD.dtype.type(0)
+    zero = enc[0].dtype.type(0)
     # Parts are taken, not dealt out: a thread that is held up leaves more to the others.
     for _ in prange(workers):
-        g_enc_D, g_dec_D = np.empty(d, x_BD.dtype), np.empty(d, x_BD.dtype)
-        g_b = np.empty(1, x_BD.dtype)
+        g_enc_D, g_dec_D = np.empty(d, enc[0].dtype), np.empty(d, enc[0].dtype)
+        g_b = np.empty(1, enc[0].dtype)
         at = np.empty(2 * PIECE + 2 * TOGETHER, np.int64)
-        room = at, np.empty(PIECE, np.int64), np.empty(PIECE, x_BD.dtype)
+        room = at, np.empty(PIECE, np.int64), np.empty(PIECE, enc[0].dtype)
         batch = g_values, values, x_BD, r_BD
         part = take(counter.ctypes.data)
         while part < parts:
@@ -205,18 +225,20 @@ def _update_parts(
                 if tied:
                     add(g_dec_D, g_enc_D)
                 else:
-                    _update_row((enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False)
+                    _update_row(
+                        (enc[0][n], enc[1][n], enc[2][n]), g_enc_D, numbers, False, copies[0], n
+                    )
                 for pair in pairs_P[stop : stop + TOGETHER]:
                     prefetch_row(x_BD, pair // k)
-                _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit)
+                _update_row((dec[0][n], dec[1][n], dec[2][n]), g_dec_D, numbers, unit, copies[1], n)
                 adam_row(
                     bias[0][n : n + 1],
                     g_b,
                     bias[1][n : n + 1],
                     bias[2][n : n + 1],
                     zero,
-                    x_BD.dtype.type(1),
+                    enc[0].dtype.type(1),
                     numbers,
-                    x_BD.dtype.type(TINY),
+                    enc[0].dtype.type(TINY),
                 )
             part = take(counter.ctypes.data)

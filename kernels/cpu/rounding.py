@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from isae.compiled import SUMS, compiled, prange
+from isae.kernels.cpu.bfloat16 import HALF, widen_row
 from isae.kernels.cpu.instructions import take
 from isae.kernels.cpu.int8_tile import PANEL, TILE_ROWS, aligned
 from isae.kernels.cpu.selection import BLOCK
@@ -73,7 +74,9 @@ def slack_of(d: int) -> np.float32:
 
 
 def pack_and_round(w_ND: Array, b_N: Array, x_BD: Array) -> tuple[Packed, Rounded]:
-    """Weights float32 [N, D] with their biases [N], and rows float32 [B, D], in 8 bits."""
+    """Weights [N, D], float32 or the bits of bfloat16, with their biases [N], and rows float32
+    [B, D], in 8 bits.
+    """
     (n, d), rows = w_ND.shape, x_BD.shape[0]
     slack = slack_of(d)
     panels, quads = -(-n // PANEL), -(-d // 4)
@@ -87,7 +90,8 @@ def pack_and_round(w_ND: Array, b_N: Array, x_BD: Array) -> tuple[Packed, Rounde
     # One loop for both, of parts that are taken: threads that sleep take a while to wake.
     counter, workers = np.zeros(1, np.int64), torch.get_num_threads()
     packed, rounded = (weights.view(np.int32), numbers_5N), (rounded_BD, numbers_B4)
-    _round_parts(w_ND, *packed, x_BD, *rounded, slack, counter, workers)
+    both = (x_BD[:0], w_ND) if w_ND.itemsize == HALF else (w_ND, np.empty((0, 0), np.uint16))
+    _round_parts(both, *packed, x_BD, *rounded, slack, counter, workers)
     largest_2M = numbers_5N[3:5].reshape(2, -1, BLOCK).max(2)
     return Packed(weights, numbers_5N, largest_2M), Rounded(rounded_BD, numbers_B4)
 
@@ -118,18 +122,26 @@ def _round_weights(w_D: Array, step: Any, inverse: Any, q_D: Array) -> tuple[Any
 
 
 @compiled()
-def _pack_panel(w_ND: Array, slack: Any, panel: int, words: Array, numbers_5N: Array) -> None:
-    n, quads, one = w_ND.shape[0], words.shape[1], np.float32(1)
+def _pack_panel(
+    weights: tuple[Array, Array], slack: Any, panel: int, words: Array, numbers_5N: Array
+) -> None:
+    # Of the weights as float32 and as the bits of bfloat16 one has no rows.
+    n, quads, one = max(len(weights[0]), len(weights[1])), words.shape[1], np.float32(1)
+    w_D = np.empty(weights[1].shape[1], np.float32)
     q_D = np.zeros(4 * quads, np.int8)
     q_words = q_D.view(np.int32)
     words[panel] = 0
     for place in range(min(PANEL, n - panel * PANEL)):
         latent = panel * PANEL + place
-        step = _largest_size(w_ND[latent]) / np.float32(127)
+        if len(weights[0]):
+            w_D = weights[0][latent]
+        else:
+            widen_row(weights[1][latent], w_D)
+        step = _largest_size(w_D) / np.float32(127)
         inverse = np.float32(0)
         if step > SMALLEST:
             inverse = one / step
-        total, error, square = _round_weights(w_ND[latent], step, inverse, q_D)
+        total, error, square = _round_weights(w_D, step, inverse, q_D)
         for quad in range(quads):
             words[panel, quad, place] = q_words[quad]
         norm = np.sqrt(square) * (one + slack) + np.float32(FLOOR)
@@ -184,7 +196,7 @@ def _round_whole_row(x_D: Array, slack: Any, q_D: Array, numbers_4: Array) -> No
 
 @compiled(parallel=True)
 def _round_parts(
-    w_ND: Array,
+    weights: tuple[Array, Array],
     words: Array,
     numbers_5N: Array,
     x_BD: Array,
@@ -200,7 +212,7 @@ def _round_parts(
         part = take(counter.ctypes.data)
         while part < parts:
             if part < panels:
-                _pack_panel(w_ND, slack, part, words, numbers_5N)
+                _pack_panel(weights, slack, part, words, numbers_5N)
             else:
                 first = (part - panels) * TAKEN
                 for r in range(first, min(first + TAKEN, rows)):

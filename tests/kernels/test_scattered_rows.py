@@ -26,7 +26,7 @@ ROWS = 50
 def products_with(x_D: Array, y_BD: Array, indices: Array, at: Array, out: Array) -> int:
     end = list_rows(y_BD, indices, indices.shape[0], at, 0)
     at[end : end + TOGETHER] = at[0]
-    row_products(x_D, at, end, out)
+    row_products(x_D, at, end, out, x_D.itemsize)
     return end
 
 
@@ -34,7 +34,7 @@ def products_with(x_D: Array, y_BD: Array, indices: Array, at: Array, out: Array
 def add_to(factors: Array, y_BD: Array, indices: Array, at: Array, out_D: Array) -> None:
     end = list_rows(y_BD, indices, indices.shape[0], at, 0)
     at[end : end + TOGETHER] = at[0]
-    add_rows(factors, at, end, out_D)
+    add_rows(factors, at, end, out_D, out_D.itemsize)
 
 
 @compiled()
