@@ -34,7 +34,7 @@ import torch
 
 from isae.benchmarks.measure import commit, machine
 from isae.benchmarks.peers import INSTALL, Job, Trainer, installed
-from isae.benchmarks.training import Ours, split_kernel
+from isae.benchmarks.training import Ours, split_kernel, step_plan
 from isae.benchmarks.workloads import Workload
 from isae.errors import ConfigError, DataError, unknown_name
 from isae.kernels.dispatch import choose_kernel
@@ -114,6 +114,8 @@ def bench_quality(
         "absent": [{"name": p.name, "reason": INSTALL} for p in peers if installed(p) is None],
     }
     workload = Workload("quality", batch, channels, latents, k)
+    for kernel in kernels:  # what cannot be trained shows before anything is
+        step_plan(Job(workload, device, lr, steps, dead_rows, 0, torch.empty(0)), kernel)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         job = Job(workload, device, lr, steps, dead_rows, seed, next(data.batches(seed)))

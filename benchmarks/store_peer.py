@@ -2,7 +2,8 @@
 
 Those that read blocks are shuffled by isae's own pipeline (store/batches.py): blocks are read
 straight into a window's buffer that is used again, batches are gathered from it, both in the
-threads that isae's reader has. What differs is the reading of a block alone.
+threads that isae's reader has and, where there are several, by the caller while it waits. What
+differs is the reading of a block alone.
 
 Shapes: N rows, C channels, B rows of a batch, R rows of a block.
 """

@@ -4,7 +4,8 @@ Every peer holds the rows in the order of the store, which is a random one. `Mem
 rows by a new permutation of all of them in every epoch; `Reservoir` reads shard after shard into
 a mixing buffer and draws half of it, as trainers with a cache of raw activations do; the others
 read blocks and are shuffled by isae's own pipeline (store_peer.py), of which `Raw` shows what it
-costs by itself. All have the threads that isae's reader has; Zarr has as many again of its own,
+costs by itself. All have the threads that isae's reader has, those of the pipeline helped by a
+caller that waits; Zarr has as many again of its own,
 while those of the pipeline wait for it.
 
 Shapes: N rows, C channels, B rows of a batch, R rows of a block, W rows of the mixing buffer.

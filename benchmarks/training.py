@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from isae.benchmarks.kernels import header
+from isae.benchmarks.kernels import header, operand_dtype
 from isae.benchmarks.measure import (
     NORMAL,
     Ceilings,
@@ -36,7 +36,7 @@ from isae.kernels import sparse_decode, topk_encode
 from isae.train.config import TrainConfig
 from isae.train.fused import make_stepper
 from isae.train.parameters import new_state
-from isae.train.plan import make_plan
+from isae.train.plan import Plan, make_plan
 
 POOL = 8
 """Batches that are made before; they are taken in turn."""
@@ -63,29 +63,33 @@ def split_kernel(text: str) -> tuple[str, str]:
     return kernel, precision or "auto"
 
 
+def step_plan(job: Job, kernel: str) -> Plan:
+    """How isae would do a job; `kernel` may end in a precision, as in "cpu:bfloat16"."""
+    work, (kernel, precision) = job.workload, split_kernel(kernel)
+    config = TrainConfig(
+        layer="layer",
+        k=work.k,
+        latents=work.n,
+        batch_size=work.rows,
+        micro_batch=work.rows,
+        steps=max(job.steps, 1),
+        lr=job.lr,
+        dead_rows=job.dead_rows,
+        kernel=kernel,
+        precision=precision,
+        device=str(job.device),
+    )
+    rows = work.rows * POOL
+    return make_plan(config, MemoryLayer("layer", work.d, rows, rows), has_holdout=False)
+
+
 class Ours:
-    """isae's own step; `kernel` may end in a precision, as in "cpu:bfloat16"."""
+    """isae's own step; `kernel` as in `step_plan`."""
 
     name = "isae"
 
     def __init__(self, job: Job, kernel: str) -> None:
-        work = job.workload
-        kernel, precision = split_kernel(kernel)
-        config = TrainConfig(
-            layer="layer",
-            k=work.k,
-            latents=work.n,
-            batch_size=work.rows,
-            micro_batch=work.rows,
-            steps=max(job.steps, 1),
-            lr=job.lr,
-            dead_rows=job.dead_rows,
-            kernel=kernel,
-            precision=precision,
-            device=str(job.device),
-        )
-        rows = work.rows * POOL
-        self.plan = make_plan(config, MemoryLayer("layer", work.d, rows, rows), has_holdout=False)
+        self.plan = step_plan(job, kernel)
         self.state = new_state(self.plan, job.seed, job.sample_BD.cpu().numpy())
         self.stepper = make_stepper(self.plan, self.state)
         self.lr, self.dtype = job.lr, self.plan.precision
@@ -146,7 +150,7 @@ def bench_training(
     lr = 2e-4 / math.sqrt(workload.n / 2**14)
     job = Job(workload, device, lr, steps + WARMUP, dead_rows, seed, pool[0][:4096])
     own, timed = _checked(job, kernel, pool[0], note)
-    dtype = torch.bfloat16 if own["dtype"] == "bfloat16" else torch.float32
+    dtype = operand_dtype(own["kernel"], device)
     ceilings = measure_ceilings(device, dtype, effort, small=workload.rows * workload.d < 1 << 16)
     floor = floor_seconds(workload, ceilings)
     started, absent = _started(peers, job, pool[0], note)

@@ -82,10 +82,11 @@ def decode_residual(
     Of L = 1/2 sum_b weight_b ||x_hat_b - x_b||^2 this gives dL/dx_hat = weight r [B, D], dL/dvalues
     = weight <r, W_dec[index]> where the value is > 0, else 0 [B, K], ||r_b||^2 without the
     weight as float64 [B], and the sums of dL/dx_hat over rows as float64 [D]. On 'triton' and 'cpu'
-    the residual has `residual_dtype` (None: the dtype of x), and all else is computed before it is
-    rounded; on 'cpu' W_dec and that may be bfloat16 where the others are float32; on 'triton' the
-    value gradients and the squares are float32. Not differentiable. `trusted`: the indices are
-    known to be in range, which saves a look at them. Raises KernelError as `sparse_decode` does.
+    the residual has `residual_dtype` (None: the dtype of x); all else is computed before it is
+    rounded, but for the sums on 'triton', where the value gradients and the squares are float32. On
+    'cpu' W_dec and that dtype may be bfloat16 where the others are float32. Not differentiable.
+    `trusted`: the indices are known to be in range, which saves a look at them. Raises KernelError
+    as `sparse_decode` does.
     """
     chosen = choose_kernel(kernel, values_BK.device)
     _check(values_BK, indices_BK, W_dec_ND, b_dec_D, chosen, trusted, halves=True)
@@ -105,21 +106,8 @@ def decode_residual(
         g_BK = (r_BD @ W_dec_ND.T).gather(1, indices_BK)
         sums_D = r_BD.double().sum(0)
         return Residual(r_BD, torch.where(values_BK > 0, g_BK, 0.0), squares_B, sums_D)
-    if residual_dtype not in (None, x_BD.dtype, torch.bfloat16):
-        raise KernelError(
-            f"residual: expected {x_BD.dtype} or torch.bfloat16, found {residual_dtype}"
-        )
-    taken, parts = part_rows(rows, TAKEN)
-    sums_PD = np.zeros((parts, d))
-    result = (
-        torch.empty(rows, d, dtype=residual_dtype or x_BD.dtype),
-        torch.empty_like(values_BK, memory_format=torch.contiguous_format),
-        torch.empty(rows, dtype=torch.float64),
-    )
-    arrays = _arrays(values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B, *result)
-    shared: list[Any] = [*arrays, sums_PD, np.zeros(1, np.int64), torch.get_num_threads(), taken]
-    _decode_residual_rows(*shared)
-    return Residual(*result, torch.from_numpy(sums_PD.sum(0)))
+    operands = (values_BK, indices_BK, W_dec_ND, b_dec_D, x_BD, weight_B)
+    return _decode_residual_cpu(operands, residual_dtype or x_BD.dtype)
 
 
 class _SparseDecode(torch.autograd.Function):
@@ -172,6 +160,25 @@ def decode_cpu(
     arrays: list[Any] = [*_arrays(values_BK, indices_BK, W_ND, b_D, x_hat_BD), PARTS]
     _decode_rows(*arrays)
     return x_hat_BD
+
+
+def _decode_residual_cpu(operands: tuple[torch.Tensor, ...], dtype: torch.dtype) -> Residual:
+    values_BK, x_BD = operands[0], operands[4]
+    allowed = {x_BD.dtype} | ({torch.bfloat16} if x_BD.dtype == torch.float32 else set())
+    if dtype not in allowed:
+        names = " or ".join(sorted(map(str, allowed)))
+        raise KernelError(f"residual: expected {names}, found {dtype}")
+    (rows, d), (taken, parts) = x_BD.shape, part_rows(x_BD.shape[0], TAKEN)
+    sums_PD = np.zeros((parts, d))
+    result = (
+        torch.empty(rows, d, dtype=dtype),
+        torch.empty_like(values_BK, memory_format=torch.contiguous_format),
+        torch.empty(rows, dtype=torch.float64),
+    )
+    arrays = [*_arrays(*operands, *result), sums_PD]
+    shared: list[Any] = [*arrays, np.zeros(1, np.int64), torch.get_num_threads(), taken]
+    _decode_residual_rows(*shared)
+    return Residual(*result, torch.from_numpy(sums_PD.sum(0)))
 
 
 def _row_products(

@@ -27,7 +27,11 @@ MOST_THREADS = 64
 
 
 class RowSource(Protocol):
-    """Rows by slice: a StoredArray, or any array."""
+    """Rows by slice: a StoredArray, or any array.
+
+    Read by several threads at once, unless `threads` is 1: one more than that where rows are waited
+    for.
+    """
 
     def __getitem__(self, rows: slice, /) -> Array:
         """Rows [R, C]."""

@@ -118,7 +118,8 @@ class Pipeline:
     """Reads and gathers in threads, at most `threads` + 1 slabs ahead of the one given out.
 
     gives_way: the threads run behind others that want the processor, where Linux is; who waits
-    for a slab does meanwhile what it needs and no thread has begun.
+    for a slab does meanwhile what it needs and no thread was given, unless there is but one thread:
+    then one job is done at a time.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Pipeline:
         gives_way: bool = True,
     ) -> None:
         self.plan, self.memory, self.allocate, self.threads = plan, memory, allocate, threads
-        self.gives_way = gives_way
+        self.helped = gives_way and threads > 1
         self.pool = ThreadPoolExecutor(
             threads,
             thread_name_prefix="isae-read-ahead",
@@ -209,7 +210,7 @@ class Pipeline:
     def _needed(self) -> _Job | None:
         """What the next slab waits for, to be done by who waits for it (under the lock)."""
         one = next((one for one in self.windows if one.parts), None)
-        if not self.gives_way or one is None or one.parts[0].slab.number > self.given:
+        if not self.helped or one is None or one.parts[0].slab.number > self.given:
             return None
         if one.loaded:
             return self._next_gather()

@@ -6,7 +6,8 @@ rows as pieces, as one, centred, and as residuals (16 B D bytes; 10 where they c
 float16), and its codes (24 B K). With precision bfloat16 the products and gathers read copies of
 W_enc and W_dec in bfloat16, which every update writes anew from the float32 masters, and gradients
 are summed of rows and residuals in bfloat16; on the CPU what those are rounded from is what is
-encoded and compared, and AuxK is computed in float32.
+encoded and compared, and AuxK is computed in float32, of those residuals; where the 8-bit filter
+cannot run, every step makes a float32 copy of W_enc (4 N D bytes).
 
 Shapes: B rows, D channels, N latents, K active latents, Q dead latents.
 """

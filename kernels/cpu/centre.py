@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from isae.errors import KernelError
 from isae.kernels.column_sums import part_rows, sum_parts
 from isae.kernels.cpu.bfloat16 import array_of
 
@@ -34,8 +35,10 @@ def centre_rows(
     """Rows minus b, contiguous, and sums of x and of x^2 as `column_sums` gives them.
 
     Rows of float16, for which `can_scale` holds, stand for float32(rows) * float32(scale). `low`:
-    x - b in bfloat16, too; needs float32.
+    x - b in bfloat16, too. Raises KernelError where that is asked for of another b than float32.
     """
+    if low and b_D.dtype != torch.float32:
+        raise KernelError(f"b: expected float32 beside bfloat16, found {b_D.dtype}; convert it")
     rows, parts = part_rows(x_BD.shape[0])
     out_BD = torch.empty(x_BD.shape, dtype=b_D.dtype)
     sums_P2D = np.zeros((parts, 2, x_BD.shape[1]))

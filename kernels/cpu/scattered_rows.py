@@ -7,7 +7,7 @@ prefetcher, so while four are computed the lines of the next four are asked for,
 that is read: together with 512-bit instructions, which compilers avoid of themselves, twice as fast
 as the plain loops where rows come from the last cache. Rows are named by their addresses, so that a
 list may go on from one matrix to another and its prefetching with it. Rows of bfloat16, given as
-their bits, are multiplied and added in float32.
+their bits, are multiplied and added in float32; their lines are asked for twice.
 
 Shapes: D channels, J rows of a list.
 """

@@ -202,6 +202,8 @@ def test_every_training_reports_its_progress(store: Path) -> None:
     [
         ({"layer": "mixed3q"}, UnknownNameError, "unknown layer 'mixed3q': nearest: mixed3a"),
         ({"kernels": ["cpu", "gpu"]}, KernelError, "unknown kernel 'gpu'"),
+        ({"kernels": ["cpu", "cpu:float8"]}, UnknownNameError, "unknown precision 'float8'"),
+        ({"kernels": ["cpu", "reference:bfloat16"]}, ConfigError, "precision float32 with this"),
         ({"k": 65}, ConfigError, "k of at most latents = 64, found 65"),
         ({"batch": 10**6}, DataError, "use a smaller batch"),
         ({"lr": -1.0}, ConfigError, "lr"),

@@ -59,10 +59,20 @@ class Plain:
         return z_BN @ self.W_ND
 
 
-def bench(*adapters: Any, steps: int = 5) -> dict[str, Any]:
+def bench(*adapters: Any, steps: int = 5, kernel: str = "cpu") -> dict[str, Any]:
     return bench_training(
-        TINY, kernel="cpu", device=CPU, peers=list(adapters), steps=steps, effort=QUICK
+        TINY, kernel=kernel, device=CPU, peers=list(adapters), steps=steps, effort=QUICK
     )
+
+
+def test_a_kernel_may_name_its_precision() -> None:
+    result = bench(kernel="cpu:bfloat16")
+    (ours,) = result["trainers"]
+    assert (ours["kernel"], ours["dtype"], ours["fault"]) == ("cpu", "bfloat16", None)
+    assert result["ceilings"]["gemm_dtype"] == "float32", "no product of the CPU step is bfloat16"
+    assert bench()["trainers"][0]["dtype"] == "float32"
+    with pytest.raises(UnknownNameError, match="precision"):
+        bench(kernel="cpu:float8")
 
 
 def test_trainers_take_turns_in_their_fastest_dtype() -> None:

@@ -111,6 +111,11 @@ def test_only_beside_float32() -> None:
     values, indices = torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.int64)
     with pytest.raises(KernelError, match=r"W_dec: expected float32 or float64, found .*bfloat16"):
         decode_residual(values, indices, torch.ones(4, 3, dtype=LOW), *operands, kernel="cpu")
+    wide = torch.ones(4, 3, dtype=torch.float64)
+    with pytest.raises(KernelError, match=r"residual: expected torch.float64, found .*bfloat16"):
+        decode_residual(values, indices, wide, *operands, kernel="cpu", residual_dtype=LOW)
+    with pytest.raises(KernelError, match="b: expected float32 beside"):
+        centre_rows(operands[1], operands[0], low=True)
     single = [one.float() for one in (values, *operands)]
     with pytest.raises(KernelError, match=r"residual: expected .*float16"):
         decode_residual(

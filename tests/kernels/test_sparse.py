@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -89,6 +91,11 @@ def test_groups_are_ordered_and_leave_out_zeros(kernel: str) -> None:
         start, stop = groups.offsets_N1[latent], groups.offsets_N1[latent + 1]
         assert torch.equal(groups.pairs_P[start:stop], want)
     assert int(groups.counts_N.sum()) == int((values != 0).sum())
+
+
+def test_many_pairs_are_counted_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("isae.kernels.sparse_outer"), "MOST_INT32", 199)
+    test_groups_are_ordered_and_leave_out_zeros("cpu")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -220,8 +220,9 @@ def test_precision_needs_the_kernel(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_float16_rows_as_stored_give_the_bits_of_scaled_float32(case: str) -> None:
-    plan = plan_of("cpu", **CASES[case])
+@pytest.mark.parametrize("low", [False, True])
+def test_float16_rows_as_stored_give_the_bits_of_scaled_float32(case: str, low: bool) -> None:
+    plan = plan_of("cpu", low=low, **CASES[case])
     found = []
     for as_stored in (True, False):
         sample = None if plan.relative_loss else torch.cat([batch(-1), batch(-2)]).numpy()
@@ -239,9 +240,10 @@ def test_float16_rows_as_stored_give_the_bits_of_scaled_float32(case: str) -> No
         assert torch.equal(value, found[1][1][name])
 
 
+@pytest.mark.parametrize("low", [False, True])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_bad_rows_as_stored_change_nothing(bad: float) -> None:
-    plan = plan_of("cpu")
+def test_bad_rows_as_stored_change_nothing(bad: float, low: bool) -> None:
+    plan = plan_of("cpu", low=low)
     state = new_state(plan, 3, torch.cat([batch(-1), batch(-2)]).numpy())
     before = {name: value.clone() for name, value in state.params.items()}
     x = batch(0).half()
