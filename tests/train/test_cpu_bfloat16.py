@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
+from isae.benchmarks.training import MemoryLayer
 from isae.errors import ConfigError
 from isae.train.config import TrainConfig
 from isae.train.fused import FusedStepper, make_stepper
@@ -27,14 +27,6 @@ LEARNS = ("topk", "ksae", "filtered")
 """Where twelve steps are enough for the loss to fall; elsewhere AuxK comes in on the way."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    name: str = "layer"
-    channels: int = 48
-    rows: int = 5000
-    train_rows: int = 4000
-
-
 def batch(step: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1000 + step)
     mix = torch.randn(48, 48, generator=torch.Generator().manual_seed(7))
@@ -46,7 +38,7 @@ def trained(
 ) -> tuple[State, FusedStepper, list[StepResult]]:
     settings = {"latents": 200, "k": 5, "batch_size": 160, "steps": 100, "warmup_steps": 0}
     config = TrainConfig("layer", kernel=kernel, precision=precision, **(settings | options))
-    plan = make_plan(config, Layer(), True)
+    plan = make_plan(config, MemoryLayer("layer", 48, 5000, 4000), True)
     state = new_state(plan, 3, None if plan.relative_loss else batch(-1).numpy())
     stepper = make_stepper(plan, state)
     return state, stepper, [stepper.step([batch(step)], 2e-3) for step in range(steps)]  # type: ignore[return-value]
